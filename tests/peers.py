@@ -31,7 +31,7 @@ def version(path):
         return (0, 0)
     out = subprocess.run([path, '--version'], stdin=subprocess.DEVNULL,
                          capture_output=True, text=True, timeout=20).stdout
-    m = re.search(r'version (\d+)\.(\d+)', out)
+    m = re.search(r' (\d+)\.(\d+)', out)
     return (int(m[1]), int(m[2])) if m else (0, 0)
 
 
