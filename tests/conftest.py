@@ -18,6 +18,7 @@ import quoin  # noqa: E402
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'limit(seconds): more time than the usual 60')
+    config.addinivalue_line('markers', 'io: moves data; also run under ThreadSanitizer')
 
 
 def pytest_report_header(config):

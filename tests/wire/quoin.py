@@ -25,6 +25,9 @@ Qmp      .cmd(name, arguments=None, **more) -> what 'return' holds; an `_` in a
          .send_raw(bytes), .recv()  for tests of the wire itself
          .ended()          True once the daemon has closed the connection
 
+@pytest.mark.io marks a test that moves data (also run under ThreadSanitizer),
+@pytest.mark.limit(seconds) one that takes longer than 60 s.
+
 Which programs: $QUOIND, $QUOIN (default build/quoind, build/quoin), peers.py.
 Every wait ends after LIMIT seconds; $QUOIN_SLOW multiplies it (sanitizers).
 """
