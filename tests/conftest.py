@@ -10,7 +10,7 @@ import tempfile
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(HERE, 'wire')]
+sys.path[:0] = [HERE] + [os.path.join(HERE, d) for d in ('wire', 'compat', 'clients', 'hygiene')]
 
 import peers  # noqa: E402
 import quoin  # noqa: E402

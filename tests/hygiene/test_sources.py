@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How sources look: licence lines, sizes, names, no leftovers, no sleeps."""
+import concurrent.futures
+import os
+import re
+import subprocess
+
+import house
+
+MAX_FILE = 1000
+MAX_FUNCTION = 100
+
+
+def test_every_source_names_its_licence():
+    ends = ('.c', '.h', '.S', '.py', '.am', '.ac', '.sh', '.json', '.service', '.socket')
+    others = ['dev', '.ci/run']
+    bad = [f for f in house.files() if (f.endswith(ends) or f in others)
+           and 'SPDX-License-Identifier: Apache-2.0' not in house.read(f)[:400]]
+    assert not bad, bad
+
+
+def test_no_file_is_too_long():
+    bad = [(f, n) for f in house.sources('.c', '.h', '.py', '.json')
+           if (n := house.read(f).count('\n')) > MAX_FILE]
+    assert not bad, bad
+
+
+def functions(text):
+    """(name, body) of each function; the house style starts both in column 0."""
+    return re.findall(r'^(\w+)\([^;{}]*\)\n\{\n(.*?)^\}', text, re.M | re.S)
+
+
+def test_the_function_reader_finds_functions():
+    assert [n for n, _ in functions('int\nmain(int argc,\n     char **argv)\n{\n\treturn 0;\n}\n')] \
+        == ['main']
+
+
+def test_no_function_is_too_long():
+    bad = []
+    for f in house.sources('.c'):
+        for name, body in functions(house.read(f)):
+            n = body.count('\n')
+            if n > MAX_FUNCTION and 'static const struct' not in body:
+                bad.append('%s: %s has %d lines' % (f, name, n))
+    assert not bad, '\n'.join(bad)
+
+
+def test_nothing_is_left_for_later():
+    word = re.compile(r'\b(TO' r'DO|FIX' r'ME|XX' r'X|HA' r'CK)\b')
+    bad = ['%s: %s' % (f, line) for f in house.sources('.c', '.h', '.py', '.am', '.ac', '.md')
+           for line in house.read(f).splitlines() if word.search(line)]
+    assert not bad, '\n'.join(bad)
+
+
+def test_tests_wait_for_events_and_never_sleep():
+    call = re.compile(r'\b(time\.sleep|usleep|nanosleep|sleep)\s*\(')
+    bad = ['%s: %s' % (f, line.strip()) for f in house.files()
+           if f.startswith('tests/') and f.endswith(('.c', '.py'))
+           and not f.startswith('tests/hygiene/')
+           for line in house.read(f).splitlines() if call.search(line)]
+    assert not bad, '\n'.join(bad)
+
+
+def test_headers_compile_alone():
+    headers = [h for h in house.sources('.h') if not h.startswith('tests/')]
+    flags = [f for f in house.compile_flags() if not f.startswith('-Wmissing')]
+
+    def check(h):
+        p = subprocess.run(['gcc', *flags, '-I.', '-I' + house.TOP, '-fsyntax-only', '-x', 'c', '-'],
+                           cwd=house.BUILD, input='#include "%s"\n' % h, capture_output=True,
+                           text=True, timeout=60)
+        return p.stderr if p.returncode else ''
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        bad = [e for e in pool.map(check, headers) if e]
+    assert not bad, '\n'.join(bad)
+
+
+def test_headers_have_a_guard_named_after_their_path():
+    bad = [h for h in house.sources('.h') if '#ifndef ' + re.sub(r'[/.-]', '_', h).upper()
+           not in house.read(h).replace('\t', ' ')]
+    assert not bad, bad
+
+
+# Exported names that do not start with their file's name, and why that is right.
+OTHER_NAMES = {
+}
+
+
+def test_a_module_exports_only_its_own_names():
+    bad = []
+    seen = 0
+    for src, obj in house.objects():
+        seen += 1
+        module = os.path.basename(src)[:-2].replace('-', '_')
+        folder = os.path.dirname(src).split('/')[-1]
+        for line in house.output('nm', '-g', '--defined-only', obj).splitlines():
+            name = line.split()[-1]
+            if name == 'main' or name == module or name.startswith((module + '_', '__')):
+                continue
+            # qcow2_map_find of block/qcow2/map.c, cmd_... of daemon/cmd_block.c
+            if name.startswith('%s_%s' % (folder, module)) or \
+                    module.split('_')[0] == name.split('_')[0]:
+                continue
+            if re.fullmatch(OTHER_NAMES.get(src, '$^'), name):
+                continue
+            bad.append('%s exports %s' % (src, name))
+    assert seen > 0, 'no object files below ' + house.BUILD
+    assert not bad, '\n'.join(bad)
