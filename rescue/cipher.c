@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Modes work on BATCH bytes at a time: one call into the block cipher for
+ * several sectors keeps its pipeline full, which a call for each sector or each
+ * block does not.  The block cipher runs from buf into a scratch buffer on the
+ * stack; what chains the blocks is then a pass of exclusive ors. */
+#include "rescue/cipher.h"
+
+#include <assert.h>
+#include <nettle/ctr.h>
+#include <nettle/nettle-meta.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "rescue/hash.h"
+#include "rescue/secret.h"
+
+enum {
+	BATCH = 8 * CIPHER_SECTOR,
+	BLOCK_MAX = 16,
+	CTX_MAX = 8192,		/* an upper bound of all contexts' sizes */
+};
+
+struct mode;
+
+struct cipher {
+	const struct nettle_cipher *alg;	/* of data */
+	const struct nettle_cipher *iv_alg;	/* essiv, xts's tweak; else NULL */
+	const struct mode *mode;
+	bool iv_32bit;				/* plain */
+	uint8_t ctx[CTX_MAX] __attribute__((aligned(16)));	/* to decrypt; ctr: to encrypt */
+	uint8_t iv_ctx[CTX_MAX] __attribute__((aligned(16)));
+	uint8_t tweak_ctx[CTX_MAX] __attribute__((aligned(16)));	/* xts */
+};
+
+struct mode {
+	const char *name;
+	void (*decrypt)(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len);
+	unsigned keys;		/* as many as it takes, one behind the other */
+	unsigned block;		/* the only block size that it works with; 0: any */
+	bool encrypts;		/* runs the block cipher forward */
+	bool has_iv;
+};
+
+static const struct {
+	const char *name;
+	const struct nettle_cipher *alg;
+} algs[] = {
+	{ "aes", &nettle_aes128 },	   { "aes", &nettle_aes192 },
+	{ "aes", &nettle_aes256 },	   { "serpent", &nettle_serpent128 },
+	{ "serpent", &nettle_serpent192 }, { "serpent", &nettle_serpent256 },
+	{ "twofish", &nettle_twofish128 }, { "twofish", &nettle_twofish192 },
+	{ "twofish", &nettle_twofish256 }, { "cast5", &nettle_cast128 },
+};
+
+const struct cipher_spec cipher_qcow_aes = { .alg = "aes", .mode = "cbc", .ivgen = "plain64" };
+
+/* a ^= b; len is a multiple of 8. */
+static void
+xor_words(uint8_t *a, const uint8_t *b, size_t len)
+{
+	for (size_t i = 0; i < len; i += 8) {
+		uint64_t x, y;
+
+		memcpy(&x, a + i, 8);
+		memcpy(&y, b + i, 8);
+		x ^= y;
+		memcpy(a + i, &x, 8);
+	}
+}
+
+/* The initialization vector of a sector, as long as the block is. */
+static void
+make_iv(const struct cipher *c, uint64_t sector, uint8_t iv[static BLOCK_MAX])
+{
+	memset(iv, 0, BLOCK_MAX);
+	put_le64(iv, c->iv_32bit ? (uint32_t)sector : sector);
+	if (c->iv_alg)
+		c->iv_alg->encrypt(c->iv_ctx, c->iv_alg->block_size, iv, iv);
+}
+
+static void
+decrypt_cbc(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
+{
+	unsigned block = c->alg->block_size;
+	uint8_t plain[BATCH], iv[BLOCK_MAX];
+
+	c->alg->decrypt(c->ctx, len, plain, buf);
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR) {
+		make_iv(c, sector++, iv);
+		xor_words(plain + at, iv, block);
+		xor_words(plain + at + block, buf + at, CIPHER_SECTOR - block);
+	}
+	memcpy(buf, plain, len);
+	explicit_bzero(iv, sizeof(iv));
+}
+
+static void
+decrypt_ecb(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
+{
+	(void)sector;
+	c->alg->decrypt(c->ctx, len, buf, buf);
+}
+
+static void
+decrypt_ctr(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
+{
+	uint8_t counter[BLOCK_MAX];
+
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR) {
+		make_iv(c, sector++, counter);
+		ctr_crypt(c->ctx, c->alg->encrypt, c->alg->block_size, counter,
+			  CIPHER_SECTOR, buf + at, buf + at);
+	}
+}
+
+/* One sector's tweaks: the first, then each the one before times x in GF(2^128). */
+static void
+make_tweaks(const struct cipher *c, uint64_t sector, uint8_t *tweaks)
+{
+	uint8_t iv[BLOCK_MAX];
+	uint64_t lo, hi;
+
+	make_iv(c, sector, iv);
+	c->alg->encrypt(c->tweak_ctx, BLOCK_MAX, iv, iv);
+	lo = get_le64(iv);
+	hi = get_le64(iv + 8);
+	for (size_t at = 0; at < CIPHER_SECTOR; at += BLOCK_MAX) {
+		uint64_t carry = hi >> 63;
+
+		put_le64(tweaks + at, lo);
+		put_le64(tweaks + at + 8, hi);
+		hi = hi << 1 | lo >> 63;
+		lo = lo << 1 ^ (carry ? 0x87 : 0);
+	}
+}
+
+static void
+decrypt_xts(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
+{
+	uint8_t tweaks[BATCH];
+
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
+		make_tweaks(c, sector++, tweaks + at);
+	xor_words(buf, tweaks, len);
+	c->alg->decrypt(c->ctx, len, buf, buf);
+	xor_words(buf, tweaks, len);
+}
+
+static const struct mode modes[] = {
+	{ "cbc", decrypt_cbc, .keys = 1, .has_iv = true },
+	{ "xts", decrypt_xts, .keys = 2, .block = 16, .has_iv = true },
+	{ "ecb", decrypt_ecb, .keys = 1 },
+	{ "ctr", decrypt_ctr, .keys = 1, .encrypts = true, .has_iv = true },
+};
+
+static const struct nettle_cipher *
+find_alg(const char *name, size_t key_len)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(algs); i++)
+		if (!strcmp(algs[i].name, name) && algs[i].alg->key_size == key_len)
+			return algs[i].alg;
+	return NULL;
+}
+
+static const struct mode *
+find_mode(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(modes[i].name, name))
+			return &modes[i];
+	return NULL;
+}
+
+/* ESSIV: the vector is the sector's number, encrypted under the key's hash. */
+static int
+set_essiv(struct cipher *c, const struct cipher_spec *spec, const void *key, size_t len)
+{
+	const struct nettle_hash *hash = spec->ivhash ? hash_find(spec->ivhash) : NULL;
+	uint8_t digest[HASH_DIGEST_MAX];
+
+	if (!hash)
+		return -1;
+	c->iv_alg = find_alg(spec->alg, hash->digest_size);
+	if (!c->iv_alg)
+		return -1;
+	hash_digest(hash, key, len, digest);
+	c->iv_alg->set_encrypt_key(c->iv_ctx, digest);
+	explicit_bzero(digest, sizeof(digest));
+	return 0;
+}
+
+static int
+set_ivgen(struct cipher *c, const struct cipher_spec *spec, const void *key, size_t len)
+{
+	if (!c->mode->has_iv)
+		return 0;
+	if (!spec->ivgen)
+		return -1;
+	if (!strcmp(spec->ivgen, "essiv"))
+		return set_essiv(c, spec, key, len);
+	c->iv_32bit = !strcmp(spec->ivgen, "plain");
+	return c->iv_32bit || !strcmp(spec->ivgen, "plain64") ? 0 : -1;
+}
+
+static int
+set_up(struct cipher *c, const struct cipher_spec *spec, const uint8_t *key, size_t len)
+{
+	c->mode = find_mode(spec->mode);
+	if (!c->mode || len % c->mode->keys)
+		return -1;
+	c->alg = find_alg(spec->alg, len / c->mode->keys);
+	if (!c->alg || (c->mode->block && c->alg->block_size != c->mode->block))
+		return -1;
+	assert(c->alg->context_size <= CTX_MAX);
+	(c->mode->encrypts ? c->alg->set_encrypt_key : c->alg->set_decrypt_key)(c->ctx, key);
+	if (c->mode->keys == 2)
+		c->alg->set_encrypt_key(c->tweak_ctx, key + len / 2);
+	return set_ivgen(c, spec, key, len);
+}
+
+int
+cipher_new(const struct cipher_spec *spec, const void *key, size_t key_len,
+	   struct cipher **ret, struct error **errp)
+{
+	struct cipher *c = secret_alloc(sizeof(*c));
+
+	if (!c)
+		return error_set(errp, "Cannot allocate memory for a key");
+	if (set_up(c, spec, key, key_len) < 0) {
+		cipher_free(c);
+		return error_set(errp, "The cipher %s-%s%s%s%s%s with a key of %zu bits is not supported",
+				 spec->alg, spec->mode, spec->ivgen ? "-" : "",
+				 spec->ivgen ? spec->ivgen : "", spec->ivhash ? ":" : "",
+				 spec->ivhash ? spec->ivhash : "", key_len * 8);
+	}
+	*ret = c;
+	return 0;
+}
+
+void
+cipher_free(struct cipher *c)
+{
+	secret_free(c);
+}
+
+void
+cipher_freep(struct cipher **c)
+{
+	cipher_free(*c);
+	*c = NULL;
+}
+
+void
+cipher_decrypt(const struct cipher *c, uint64_t sector, void *buf, size_t len)
+{
+	uint8_t *p = buf;
+
+	assert(len % CIPHER_SECTOR == 0);
+	while (len) {
+		size_t n = len < BATCH ? len : BATCH;
+
+		c->mode->decrypt(c, sector, p, n);
+		sector += n / CIPHER_SECTOR;
+		p += n;
+		len -= n;
+	}
+}

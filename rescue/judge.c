@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/judge.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "rescue/cipher.h"
+#include "rescue/signature.h"
+
+enum {
+	CLEAR_HIGH = 860,
+	CLEAR_LOW = 345,
+	ODD_HIGH = 680,
+	ODD_LOW = 400,
+	ODD_ENOUGH = 3,
+};
+
+unsigned
+judge_measure(const uint8_t data[512])
+{
+	uint16_t count[256] = { 0 };
+	unsigned pairs = 0;
+
+	/* Each byte makes a pair with every equal one before it. */
+	for (size_t i = 0; i < 512; i++)
+		pairs += count[data[i]]++;
+	return pairs;
+}
+
+static bool
+is_clear(unsigned measure)
+{
+	return measure >= CLEAR_HIGH || measure <= CLEAR_LOW;
+}
+
+static bool
+is_text(const uint8_t data[512])
+{
+	for (size_t i = 0; i < 512; i++)
+		if ((data[i] < 0x20 || data[i] > 0x7e) && data[i] != '\n' &&
+		    data[i] != '\r' && data[i] != '\t')
+			return false;
+	return true;
+}
+
+static void
+count_sample(const struct cipher *c, const struct judge_sample *s, struct judge_report *r)
+{
+	uint8_t plain[512];
+	unsigned measure;
+
+	/* What is clear before it is decrypted was never encrypted: preallocated
+	 * space, or an old program that forgot to. */
+	if (is_clear(judge_measure(s->data))) {
+		r->unencrypted++;
+		return;
+	}
+	memcpy(plain, s->data, sizeof(plain));
+	cipher_decrypt(c, s->sector, plain, sizeof(plain));
+	measure = judge_measure(plain);
+	r->sampled++;
+	if (measure < ODD_HIGH && measure > ODD_LOW) {
+		r->noise++;
+		return;
+	}
+	r->odd++;
+	if (!is_clear(measure))
+		return;
+	r->clear++;
+	if (bytes_are_zero(plain, sizeof(plain)))
+		r->zero++;
+	else if (is_text(plain))
+		r->text++;
+}
+
+/* ---- evidence ---- */
+
+struct writer {
+	char *buf;
+	size_t size, len;
+};
+
+static void __attribute__((format(printf, 2, 3)))
+put(struct writer *w, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(w->buf + w->len, w->size - w->len, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		w->len = min_u64(w->len + n, w->size - 1);
+}
+
+static void
+put_offset(struct writer *w, uint64_t sector)
+{
+	if (!sector)
+		put(w, "at the start of the disk");
+	else if (sector % 2048 == 0)
+		put(w, "at %llu MiB", (unsigned long long)sector / 2048);
+	else
+		put(w, "at byte %llu", (unsigned long long)sector * 512);
+}
+
+static void
+describe_signatures(struct writer *w, const struct signatures *sig)
+{
+	for (unsigned i = 0; i < sig->count; i++) {
+		put(w, "%s ", sig->found[i].name);
+		put_offset(w, sig->found[i].base);
+		put(w, ", ");
+	}
+}
+
+static void
+describe(struct judge_report *r, const struct signatures *sig)
+{
+	struct writer w = { .buf = r->evidence, .size = sizeof(r->evidence) };
+	size_t odd = r->odd;
+
+	describe_signatures(&w, sig);
+	if (r->sampled && odd) {
+		put(&w, "%zu of %zu sampled sectors are not noise", odd, r->sampled);
+		if (r->zero || r->text)
+			put(&w, " (%zu zero, %zu text)", r->zero, r->text);
+	} else if (r->sampled) {
+		put(&w, "all of %zu sampled sectors are noise", r->sampled);
+	} else if (!r->unencrypted) {
+		put(&w, "no encrypted sector is there to judge by");
+	} else {
+		put(&w, "no sampled sector holds ciphertext");
+	}
+	if (r->verdict == VERDICT_UNKNOWN && sig->boot_mark)
+		put(&w, ", though the first ends in a boot mark");
+	if (r->unencrypted)
+		put(&w, "; %zu more were never encrypted", r->unencrypted);
+}
+
+/* ---- the verdict ---- */
+
+struct lookup {
+	const struct cipher *cipher;
+	const struct judge_disk *disk;
+};
+
+static bool
+read_plain(void *user, uint64_t sector, uint8_t data[512])
+{
+	struct lookup *l = user;
+
+	if (!l->disk->fetch(l->disk->user, sector, data) || is_clear(judge_measure(data)))
+		return false;
+	cipher_decrypt(l->cipher, sector, data, 512);
+	return true;
+}
+
+static enum verdict
+decide(const struct judge_report *r, const struct signatures *sig)
+{
+	if (sig->count || r->clear || r->odd >= ODD_ENOUGH)
+		return VERDICT_PLAUSIBLE;
+	if (!r->sampled && !r->unencrypted)
+		return VERDICT_PLAUSIBLE;	/* nothing is encrypted: any key will do */
+	if (r->odd || sig->boot_mark || r->sampled < JUDGE_ENOUGH)
+		return VERDICT_UNKNOWN;
+	return VERDICT_IMPLAUSIBLE;
+}
+
+void
+judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
+	  const struct judge_disk *disk, struct judge_report *ret)
+{
+	struct lookup l = { .cipher = c, .disk = disk };
+	struct signatures sig;
+
+	*ret = (struct judge_report){ 0 };
+	for (size_t i = 0; i < n; i++)
+		count_sample(c, &samples[i], ret);
+	signature_search(read_plain, &l, disk->sectors, &sig);
+	ret->verdict = decide(ret, &sig);
+	describe(ret, &sig);
+}
+
+const char *
+judge_verdict_name(enum verdict v)
+{
+	static const char *const names[] = {
+		[VERDICT_PLAUSIBLE] = "plausible",
+		[VERDICT_IMPLAUSIBLE] = "implausible",
+		[VERDICT_UNKNOWN] = "cannot be judged",
+	};
+
+	return names[v];
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/judge.h - is this the key?
+ *
+ * The AES of qcow and qcow2 keeps nothing in the header by which a key could be
+ * checked.  But a wrong key turns every sector into noise, and disks are full
+ * of sectors that are not noise.  So ciphertext sampled from the whole image is
+ * decrypted with the key in question, and two things are looked for: known
+ * structures at known places, and sectors whose bytes are not evenly spread.
+ *
+ * A sector's measure is its number of pairs of equal bytes, sum n(n-1)/2 over
+ * the 256 values.  For noise its distribution is known exactly (mean 511); from
+ * it, for one sector of noise:
+ *
+ *	clear	 measure >= 860 or <= 345	less than 2^-65
+ *	odd	 measure >= 680 or <= 400	less than 2^-28
+ *
+ * The answers, with 4,096 sectors sampled, and how often a wrong key gets them:
+ *
+ *	plausible	a structure, a clear sector, or 3 odd ones
+ *			less than 2^-42
+ *	unknown		1 or 2 odd sectors; a lone boot mark (55 AA); fewer than
+ *			64 sectors and all of them noise
+ *			less than 2^-15, but for the images that small
+ *	implausible	all of the rest: at least 64 sectors, all of them noise
+ *
+ * A disk whose own content is noise from end to end (encrypted by the guest
+ * without any header) gives the same picture as a wrong key.  Nothing can tell
+ * the two apart, and the evidence says so.
+ *
+ * Units      sectors of 512 bytes on the guest disk.
+ * Context    any thread; judge_key() calls fetch in the caller's.
+ */
+#ifndef RESCUE_JUDGE_H
+#define RESCUE_JUDGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cipher;
+
+enum {
+	JUDGE_SAMPLES = 4096,	/* sectors; all of an image that has no more */
+	JUDGE_ENOUGH = 64,	/* sectors of noise that condemn a key */
+	JUDGE_EVIDENCE = 600,
+};
+
+enum verdict { VERDICT_PLAUSIBLE, VERDICT_IMPLAUSIBLE, VERDICT_UNKNOWN };
+
+/* As stored in the image. */
+struct judge_sample {
+	uint64_t sector;
+	uint8_t data[512];
+};
+
+struct judge_disk {
+	uint64_t sectors;
+	/* Get one sector's ciphertext.  false: not stored encrypted. */
+	bool (*fetch)(void *user, uint64_t sector, uint8_t data[512]);
+	void *user;
+};
+
+struct judge_report {
+	enum verdict verdict;
+	size_t sampled;		/* ciphertext sectors that were decrypted */
+	size_t noise;		/* ... to noise */
+	size_t odd, clear, zero, text;	/* zero and text are clear, clear are odd */
+	size_t unencrypted;	/* sampled, but no ciphertext: not decrypted */
+	char evidence[JUDGE_EVIDENCE];	/* one line, for people */
+};
+
+/* Judge a key by n samples.  The samples are left as they are. */
+void judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
+	       const struct judge_disk *disk, struct judge_report *ret);
+
+/* A sector's measure, see above. */
+unsigned judge_measure(const uint8_t data[512]);
+
+const char *judge_verdict_name(enum verdict v);
+
+#endif

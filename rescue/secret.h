@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/secret.h - memory for keys.
+ *
+ * Such memory is locked, so that it never reaches swap; it is left out of core
+ * dumps and not inherited by children; it is wiped before it is given back.
+ * Each piece takes pages of its own: this is for a handful of keys.
+ *
+ * Context    any thread.
+ * Errors     NULL on no memory.  A limit on locked memory that is too low is no
+ *            error, but secret_all_locked() tells.
+ */
+#ifndef RESCUE_SECRET_H
+#define RESCUE_SECRET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Zeroed.  len may be 0: the pointer is good for nothing but secret_free(). */
+void *secret_alloc(size_t len);
+void secret_free(void *p);	/* takes NULL */
+
+/* For CLEANUP, with a pointer variable of any type. */
+void secret_freep(void *p);
+
+/* Was every piece so far locked? */
+bool secret_all_locked(void);
+
+#endif
