@@ -29,6 +29,7 @@ Qmp      .cmd(name, arguments=None, **more) -> what 'return' holds; an `_` in a
 @pytest.mark.limit(seconds) one that takes longer than 60 s.
 
 Which programs: $QUOIND, $QUOIN (default build/quoind, build/quoin), peers.py.
+Replies and events are checked against the program's own query-qmp-schema.
 Every wait ends after LIMIT seconds; $QUOIN_SLOW multiplies it (sanitizers).
 """
 import collections
@@ -40,6 +41,8 @@ import signal
 import socket
 import subprocess
 import time
+
+import introspect
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 QUOIND = os.environ.get('QUOIND', os.path.join(TOP, 'build', 'quoind'))
@@ -75,6 +78,7 @@ class Qmp:
         self.buf = b''
         self.events = []
         self.next_id = 0
+        self.schema = None      # an introspect.Schema: what arrives is checked
         self.greeting = self.recv()
         assert 'QMP' in self.greeting, self.greeting
         if negotiate:
@@ -103,7 +107,11 @@ class Qmp:
                 raise EOFError('connection closed; pending: %r' % self.buf)
             self.buf += data
         line, self.buf = self.buf.split(b'\n', 1)
-        return json.loads(line)
+        msg = json.loads(line)
+        if self.schema and 'event' in msg:
+            bad = self.schema.event(msg)
+            assert not bad, '\n'.join(bad)
+        return msg
 
     def ended(self):
         """Wait until the daemon closes; True if nothing but events came."""
@@ -129,6 +137,9 @@ class Qmp:
                 self.events.append(msg)
                 continue
             assert msg.get('id') == self.next_id, msg
+            if self.schema and 'return' in msg:
+                bad = self.schema.reply(name, msg['return'])
+                assert not bad, '\n'.join(bad)
             return msg
 
     def cmd(self, name, arguments=None, limit=None, **more):
@@ -202,6 +213,7 @@ def run(*argv, tmp, stdin='', env=None, limit=LIMIT, check=False, cwd=None):
 class Daemon:
     """A running quoind (or peer), with a QMP client on it."""
     count = 0
+    schemas = {}
 
     def __init__(self, *options, tmp, program=None, qmp=True, negotiate=True,
                  env=None, wrap=(), stdin=subprocess.DEVNULL, pass_fds=()):
@@ -214,7 +226,8 @@ class Daemon:
         self.clients = []
         self.qmp = None
         self.ended = False
-        self.argv = [*wrap, program or QUOIND, *options]
+        self.program = str(program or QUOIND)
+        self.argv = [*wrap, self.program, *options]
         if qmp:
             self.argv += ['--chardev', 'socket,id=qmp,path=%s,server=on,wait=off' % self.path,
                           '--monitor', 'chardev=qmp']
@@ -228,9 +241,19 @@ class Daemon:
         if qmp:
             try:
                 self.qmp = self.connect(negotiate)
+                if negotiate:
+                    self._learn_schema()
             except BaseException:
                 self.destroy()
                 raise
+
+    def _learn_schema(self):
+        """From here on replies and events are checked against the schema."""
+        if self.program not in Daemon.schemas:
+            reply = self.qmp.ask('query-qmp-schema')
+            Daemon.schemas[self.program] = \
+                introspect.Schema(reply['return']) if 'return' in reply else None
+        self.qmp.schema = Daemon.schemas[self.program]
 
     def connect(self, negotiate=True, limit=LIMIT, path=None):
         """A client, as soon as the socket takes one."""
@@ -239,6 +262,7 @@ class Daemon:
         while True:
             try:
                 client = Qmp(path, negotiate)
+                client.schema = Daemon.schemas.get(self.program)
                 self.clients.append(client)
                 return client
             except (FileNotFoundError, ConnectionRefusedError):

@@ -49,3 +49,14 @@ def test_an_event_is_waited_for(start_peer, tmp):
     d.cmd('blockdev-backup', job_id='j', device='a', target='b', sync='full')
     e = d.wait_event('BLOCK_JOB_COMPLETED', device='j')
     assert e['data']['type'] == 'backup'
+
+
+def test_a_reply_that_is_not_in_the_schema_is_seen(start_peer):
+    d = start_peer('--blockdev', 'null-co,node-name=a,size=1048576')
+    nodes = d.cmd('query-named-block-nodes')
+    del nodes[0]['drv']
+    nodes[0]['ro'] = 'yes'
+    nodes[0]['surplus'] = 1
+    said = '\n'.join(d.qmp.schema.reply('query-named-block-nodes', nodes))
+    for word in ('drv is missing', "'yes' is not of type boolean", 'surplus is not in the schema'):
+        assert word in said
