@@ -17,17 +17,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/list.h"
-
 struct co;
 struct loop;
 
 /* A place in a queue.  Private to aio, but for its size. */
 struct co_waiter {
-	struct list link;
+	struct co_waiter *prev, *next;
 	struct co *co;
-	atomic_int granted;
-	int kind;
+	atomic_bool granted;
+	bool queued;
+	bool writer;
 };
 
 /* Those who wait, in order.  Private to aio. */
@@ -43,6 +42,7 @@ struct co_mutex {
 };
 
 void co_mutex_lock(struct co_mutex *m);
+int co_mutex_lock_cancellable(struct co_mutex *m);
 bool co_mutex_trylock(struct co_mutex *m);	/* anywhere */
 void co_mutex_unlock(struct co_mutex *m);	/* anywhere; m is locked */
 bool co_mutex_is_locked(struct co_mutex *m);	/* for assertions */
@@ -92,7 +92,6 @@ bool co_queue_empty(struct co_queue *q);	/* anywhere; a hint without a lock */
 
 struct co_sem {
 	atomic_uint word;
-	unsigned count;
 	struct co_waitlist waiters;
 };
 

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* aio/disk.c - file I/O for coroutines: who does the system call.
+ *
+ * Buffered reads ask the page cache first, in the calling thread, with
+ * RWF_NOWAIT: data that is there costs one system call and no switch.  What is
+ * not there comes as EAGAIN, and only then the ring or a worker is asked.
+ *
+ * Buffered writes have no such question on every file system: ext4 answers
+ * RWF_NOWAIT with EOPNOTSUPP, and io_uring, which asks it the same, hands each
+ * write to a kernel thread, at a quarter of the rate of a plain pwrite().  A
+ * buffered write nearly always only copies into the page cache; but it blocks
+ * when the kernel holds back writers, or has to read or allocate metadata.  So
+ * it is paced by what was seen: writes are done in place while they are quick;
+ * one that was slow sends those of the same file to the ring or the workers
+ * for a while, which doubles as long as the next try is slow again.
+ */
+#include "aio/disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "aio/co.h"
+#include "aio/loop_int.h"
+#include "aio/ring.h"
+#include "aio/timer.h"
+#include "aio/work.h"
+#include "base/bytes.h"
+#include "base/iov.h"
+
+enum { DIRECT_ALIGN_MIN = 512 };
+
+/* What remains of a transfer. */
+struct cursor {
+	const struct iov *iov;
+	int index;		/* the piece we are in */
+	size_t skip;		/* bytes of it that are done */
+	size_t done;		/* bytes in all */
+};
+
+/* One system call's worth. */
+struct transfer {
+	int fd;
+	bool write;
+	int flags;		/* RWF_* */
+	const struct iovec *vec;
+	int count;
+	uint64_t off;
+	size_t len;
+};
+
+/* ---- moving along an iov ---- */
+
+static void
+cursor_advance(struct cursor *c, size_t n)
+{
+	c->done += n;
+	c->skip += n;
+	while (c->index < c->iov->count && c->skip >= c->iov->vec[c->index].iov_len)
+		c->skip -= c->iov->vec[c->index++].iov_len;
+}
+
+/* Whole pieces from the iov itself.  Only after a transfer that ended within a
+ * piece is its rest, in *rest, transferred alone. */
+static void
+cursor_next(const struct cursor *c, struct iovec *rest, struct transfer *t)
+{
+	const struct iovec *vec = &c->iov->vec[c->index];
+
+	if (c->skip) {
+		rest->iov_base = (char *)vec->iov_base + c->skip;
+		rest->iov_len = vec->iov_len - c->skip;
+		t->vec = rest;
+		t->count = 1;
+		t->len = rest->iov_len;
+		return;
+	}
+	t->vec = vec;
+	t->count = c->iov->count - c->index;
+	t->len = c->iov->len - c->done;
+	if (t->count > IOV_MAX) {
+		t->count = IOV_MAX;
+		t->len = 0;
+		for (int i = 0; i < IOV_MAX; i++)
+			t->len += vec[i].iov_len;
+	}
+}
+
+/* ---- one transfer ---- */
+
+/* In the calling thread. */
+static ssize_t
+transfer_call(const struct transfer *t, int flags)
+{
+	ssize_t n;
+
+	do {
+		n = t->write ? pwritev2(t->fd, t->vec, t->count, (off_t)t->off, flags)
+			     : preadv2(t->fd, t->vec, t->count, (off_t)t->off, flags);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+static int
+transfer_work(void *arg)
+{
+	const struct transfer *t = arg;
+
+	/* The kernel moves at most INT_MAX - 4095 bytes in one call. */
+	return (int)transfer_call(t, t->flags);
+}
+
+static struct ring *
+ring_of(enum disk_engine e)
+{
+	struct loop *l = loop_tls;
+
+	return l && !(e & DISK_THREADS) && co_self() ? l->ring : NULL;
+}
+
+/* Whatever time it takes. */
+static ssize_t
+transfer_wait(const struct transfer *t, enum disk_engine e)
+{
+	struct ring *ring = ring_of(e);
+	ssize_t n;
+
+	if (!ring)
+		return work_run(transfer_work, (void *)t);
+	do {
+		n = t->write ? ring_writev(ring, t->fd, t->vec, t->count, t->off, t->flags)
+			     : ring_readv(ring, t->fd, t->vec, t->count, t->off);
+	} while (n == -EINTR || n == -EAGAIN);
+	return n;
+}
+
+/* ---- the pace of buffered writes ---- */
+
+enum {
+	INLINE_MAX	 = 128 * 1024,		/* bytes to copy in place */
+	SLOW_NS		 = 100 * 1000,		/* more than this, plus 1 ns a byte */
+	AWAY_MIN_NS	 = 10 * 1000 * 1000,
+	AWAY_MAX_NS	 = 1000 * 1000 * 1000,
+};
+
+/* By fd, for all threads.  It only guides: two files that share an entry, or
+ * an fd that was used for another file before, cost time and nothing else. */
+static struct pace {
+	_Atomic int64_t away_until;
+	_Atomic int64_t away_ns;
+	atomic_bool no_nowait;
+} paces[256];
+
+static struct pace *
+pace_of(int fd)
+{
+	return &paces[(unsigned)fd % ARRAY_SIZE(paces)];
+}
+
+static int64_t
+pace_get(_Atomic int64_t *v)
+{
+	return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+static void
+pace_put(_Atomic int64_t *v, int64_t value)
+{
+	atomic_store_explicit(v, value, memory_order_relaxed);
+}
+
+/* A plain write in place, with an eye on the clock. */
+static ssize_t
+write_timed(const struct transfer *t, struct pace *p)
+{
+	int64_t start = clock_ns(), end, away = pace_get(&p->away_ns);
+	ssize_t n;
+
+	if (start < pace_get(&p->away_until))
+		return -EAGAIN;
+	n = transfer_call(t, 0);
+	end = clock_ns();
+	if (end - start > SLOW_NS + (int64_t)t->len) {
+		away = away ? away * 2 : AWAY_MIN_NS;
+		if (away > AWAY_MAX_NS)
+			away = AWAY_MAX_NS;
+		pace_put(&p->away_ns, away);
+		pace_put(&p->away_until, end + away);
+	} else if (away) {
+		pace_put(&p->away_ns, 0);
+	}
+	return n;
+}
+
+static ssize_t
+write_now(const struct transfer *t)
+{
+	struct pace *p = pace_of(t->fd);
+	ssize_t n;
+
+	if (!atomic_load_explicit(&p->no_nowait, memory_order_relaxed)) {
+		n = transfer_call(t, RWF_NOWAIT);
+		if (n != -EOPNOTSUPP)
+			return n;
+		atomic_store_explicit(&p->no_nowait, true, memory_order_relaxed);
+	}
+	return t->len <= INLINE_MAX ? write_timed(t, p) : -EAGAIN;
+}
+
+/* ---- whole transfers ---- */
+
+static ssize_t
+read_some(const struct transfer *t, enum disk_engine e, bool *try_now)
+{
+	ssize_t n;
+
+	if (*try_now) {
+		n = transfer_call(t, RWF_NOWAIT);
+		if (n != -EAGAIN && n != -EOPNOTSUPP)
+			return n;
+		*try_now = false;
+	}
+	return transfer_wait(t, e);
+}
+
+int
+disk_read(int fd, enum disk_engine e, uint64_t off, const struct iov *dst)
+{
+	struct cursor c = { .iov = dst };
+	bool try_now = !(e & DISK_DIRECT);
+	struct transfer t = { .fd = fd };
+	struct iovec rest;
+	ssize_t n;
+
+	while (c.done < dst->len) {
+		cursor_next(&c, &rest, &t);
+		t.off = off + c.done;
+		n = read_some(&t, e, &try_now);
+		if (n < 0)
+			return (int)n;
+		cursor_advance(&c, (size_t)n);
+		/* Only the end of the file cuts a direct read at an odd place,
+		 * and from an odd place no more can be read. */
+		if (n == 0 || (e & DISK_DIRECT && !is_aligned(off + c.done, DIRECT_ALIGN_MIN)))
+			break;
+	}
+	if (c.done < dst->len)
+		iov_fill(dst, c.done, 0, dst->len - c.done);
+	return 0;
+}
+
+static int
+write_all(int fd, enum disk_engine e, uint64_t off, const struct iov *src, int flags)
+{
+	struct cursor c = { .iov = src };
+	struct transfer t = { .fd = fd, .write = true, .flags = flags };
+	bool try_now = !(e & DISK_DIRECT) && !flags;
+	struct iovec rest;
+	ssize_t n;
+
+	while (c.done < src->len) {
+		cursor_next(&c, &rest, &t);
+		t.off = off + c.done;
+		n = try_now ? write_now(&t) : -EAGAIN;
+		if (n == -EAGAIN)
+			n = transfer_wait(&t, e);
+		if (n < 0)
+			return (int)n;
+		if (n == 0)
+			return -EIO;
+		cursor_advance(&c, (size_t)n);
+	}
+	return 0;
+}
+
+int
+disk_write(int fd, enum disk_engine e, uint64_t off, const struct iov *src)
+{
+	return write_all(fd, e, off, src, 0);
+}
+
+int
+disk_write_fua(int fd, enum disk_engine e, uint64_t off, const struct iov *src)
+{
+	return write_all(fd, e, off, src, RWF_DSYNC);
+}
+
+/* ---- the rest ---- */
+
+struct control {
+	int fd;
+	int mode;
+	bool datasync;
+	uint64_t off, len;
+};
+
+static int
+sync_work(void *arg)
+{
+	const struct control *c = arg;
+	int r;
+
+	do {
+		r = c->datasync ? fdatasync(c->fd) : fsync(c->fd);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+int
+disk_sync(int fd, enum disk_engine e, bool datasync)
+{
+	struct control c = { .fd = fd, .datasync = datasync };
+	struct ring *ring = ring_of(e);
+	int r;
+
+	if (!ring)
+		return work_run(sync_work, &c);
+	do {
+		r = ring_fsync(ring, fd, datasync);
+	} while (r == -EINTR || r == -EAGAIN);
+	return r;
+}
+
+static int
+allocate_work(void *arg)
+{
+	const struct control *c = arg;
+	int r;
+
+	do {
+		r = fallocate(c->fd, c->mode, (off_t)c->off, (off_t)c->len);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+int
+disk_allocate(int fd, enum disk_engine e, int mode, uint64_t off, uint64_t len)
+{
+	struct control c = { .fd = fd, .mode = mode, .off = off, .len = len };
+	struct ring *ring = ring_of(e);
+	int r;
+
+	if (!ring)
+		return work_run(allocate_work, &c);
+	do {
+		r = ring_fallocate(ring, fd, mode, off, len);
+	} while (r == -EINTR || r == -EAGAIN);
+	return r;
+}
+
+static int
+truncate_work(void *arg)
+{
+	const struct control *c = arg;
+	int r;
+
+	do {
+		r = ftruncate(c->fd, (off_t)c->len);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+int
+disk_truncate(int fd, enum disk_engine e, uint64_t size)
+{
+	struct control c = { .fd = fd, .len = size };
+
+	return work_run(truncate_work, &c);
+}
