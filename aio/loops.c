@@ -17,8 +17,9 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-/* A slot, once made, lives until loops_stop(), since coroutines that have
- * ended may still be woken; loop_add() uses it again. */
+/* A slot, once made, lives until loops_stop(), with its eventfd and the structs
+ * of its coroutines: somebody may be late with a wake for one that has ended.
+ * loop_add() uses it again. */
 static struct loop *slots[LOOP_MAX];
 static unsigned n_io_loops;
 static bool no_uring;
@@ -94,7 +95,7 @@ on_wake(evutil_socket_t fd, short what, void *arg)
 	l->had_event = true;
 }
 
-/* The parts that an idle slot does without. */
+/* What belongs to the thread; on it, since the kernel ties a ring to it. */
 static void
 loop_close(struct loop *l)
 {
@@ -104,12 +105,9 @@ loop_close(struct loop *l)
 	if (l->base)
 		event_base_free(l->base);
 	ring_free(l->ring);
-	if (l->wake_fd >= 0)
-		close(l->wake_fd);
 	l->wake_event = NULL;
 	l->base = NULL;
 	l->ring = NULL;
-	l->wake_fd = -1;
 }
 
 /* A base that is used by its own thread only: no locks, no cached look at the
@@ -141,9 +139,6 @@ loop_open(struct loop *l)
 	task_queue_init(&l->runnable);
 	list_init(&l->deferred);
 	atomic_store(&l->quit, false);
-	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (l->wake_fd < 0)
-		return -errno;
 	l->base = base_new();
 	if (!l->base)
 		return -ENOMEM;
@@ -157,20 +152,42 @@ loop_open(struct loop *l)
 }
 
 static struct loop *
+slot_new(unsigned index)
+{
+	struct loop *l = aligned_alloc(64, (sizeof(*l) + 63) & ~(size_t)63);
+
+	if (!l)
+		return NULL;
+	memset(l, 0, sizeof(*l));
+	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (l->wake_fd < 0) {
+		free(l);
+		return NULL;
+	}
+	pthread_mutex_init(&l->spare_lock, NULL);
+	l->index = index;
+	l->timer_fd = -1;
+	return l;
+}
+
+static void
+slot_free(struct loop *l)
+{
+	co_loop_free(l);
+	close(l->wake_fd);
+	pthread_mutex_destroy(&l->spare_lock);
+	free(l);
+}
+
+static struct loop *
 slot_take(unsigned index, const char *name)
 {
 	struct loop *l = slots[index];
 
-	if (!l) {
-		l = aligned_alloc(64, (sizeof(*l) + 63) & ~(size_t)63);
-		if (!l)
-			return NULL;
-		memset(l, 0, sizeof(*l));
-		pthread_mutex_init(&l->spare_lock, NULL);
-		l->index = index;
-		l->wake_fd = l->timer_fd = -1;
-		slots[index] = l;
-	}
+	if (!l)
+		l = slots[index] = slot_new(index);
+	if (!l)
+		return NULL;
 	l->in_use = true;
 	l->started = false;
 	l->start_error = 0;
@@ -310,14 +327,11 @@ loops_stop(void)
 	for (int s = 0; s < NSIG; s++)
 		if (signal_events[s])
 			loop_signal(s, NULL, NULL);
+	if (slots[0])
+		loop_close(slots[0]);
 	for (unsigned i = 0; i < LOOP_MAX; i++) {
-		if (!slots[i])
-			continue;
-		if (i == 0)
-			loop_close(slots[0]);
-		co_loop_free(slots[i]);
-		pthread_mutex_destroy(&slots[i]->spare_lock);
-		free(slots[i]);
+		if (slots[i])
+			slot_free(slots[i]);
 		slots[i] = NULL;
 	}
 	n_io_loops = 0;
