@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "aio/colock.h"
 #include "base/list.h"
 #include "block/io.h"
 #include "block/node.h"
@@ -29,6 +30,7 @@ struct BlockdevRef;
 struct ImageInfo;
 struct ImageInfoSpecific;
 struct iov;
+struct open_policy;
 struct opener;		/* one node_open() under way: policy, refusals, depth */
 struct ranges;		/* block/ranges.h: requests that must not overlap */
 
@@ -52,6 +54,7 @@ enum driver_cap {
 	DRIVER_FUA	     = 1 << 4,	/* write and zero take IO_FUA */
 	DRIVER_ZERO_UNMAP    = 1 << 5,	/* zero takes IO_MAY_UNMAP */
 	DRIVER_ZERO_FAST     = 1 << 6,	/* zero takes IO_FAST */
+	DRIVER_COMPRESSED    = 1 << 7,	/* write takes IO_COMPRESSED */
 };
 
 struct driver {
@@ -112,43 +115,66 @@ struct driver {
 	int (*allocated_size)(struct node *n, uint64_t *ret_bytes);
 };
 
-/* An edge: parent uses child under a name, in a role, with permissions. */
-struct edge {
-	struct list in_parent;		/* parent->edges */
-	struct list in_child;		/* child->parents */
-	struct node *parent, *child;
-	const char *name;		/* "file", "backing", "data-file", "target" */
-	unsigned role;			/* enum edge_role */
+/* What edges and roots have in common: a claim on a node.  Newest first in the
+ * node's list, because conflicts are reported in that order. */
+struct use {
+	struct list link;		/* node->users */
+	const char *name;		/* "file", "backing", ...; of a root "root" */
 	perm_set perm, shared;
+	bool is_root;			/* else within a struct edge */
+};
+
+/* An edge: parent uses child under a name, in a role, with permissions.  Edges
+ * of a node change only while the roots above it are stopped, so that requests
+ * may follow them freely. */
+struct edge {
+	struct use use;
+	struct list in_parent;		/* parent->edges, in order of making */
+	struct node *parent, *child;
+	unsigned role;			/* enum edge_role */
 };
 
 struct node {
-	/* Hot: read by every request. */
+	/* Hot: read by every request; changed only while the roots above are
+	 * stopped, but for the atomics. */
 	const struct driver *driver;
 	void *state;
 	struct edge *file, *backing;	/* shortcuts into edges; NULL: none */
 	_Atomic uint64_t size;
 	struct limits limits;
 	bool read_only;
+	bool tracked;			/* every request goes through serial */
 	bool detect_zeroes, detect_zeroes_unmap;
 	bool discard_unmap;		/* option discard=unmap */
 	bool no_flush;			/* option cache.no-flush */
+	_Atomic bool dirty;		/* something changed since the last flush began */
+	_Atomic bool flushing;
 	_Atomic int flush_error;	/* sticky -errno of a failed flush */
-	_Atomic uint64_t write_gen, flushed_gen;	/* nothing new: nothing to flush */
-	struct ranges *serial;		/* NULL while align is 1 and nobody serialises */
+	struct ranges *serial;		/* NULL: no two requests ever collide */
+	struct co_mutex flush_lock;
 
 	/* Cold: loop 0 only. */
 	char name[NODE_NAME_MAX + 1];
-	struct BlockdevOptions *options;	/* as opened, own copy */
+	enum { NODE_OPENING, NODE_OPEN, NODE_CLOSING } life;
+	const struct BlockdevOptions *options;	/* borrowed; only while driver->open runs */
 	char *filename;			/* protocol: its path; format: its file's */
-	char *exact_filename;
-	bool auto_read_only, direct, implicit;
+	bool auto_read_only, direct, implicit, force_share;
+	bool inherits;			/* opened inline: follows its parent's read-only */
 	unsigned refs;
+	unsigned mark;			/* scratch of graph walks */
 	bool monitor_owned;
-	struct list edges, parents, roots, busy;
+	struct list edges;		/* of struct edge, to children */
+	struct list users;		/* of struct use: parents' edges, and roots */
+	struct list busy;
 	struct list in_all;		/* every node, in order of creation */
 	perm_set perm, shared;		/* the sums over users */
 };
+
+/* A node's children by other names than n->file and n->backing; NULL: none. */
+struct edge *edge_find(const struct node *n, const char *name);
+
+/* Note that [0, end) exists now: a driver whose writes made its node larger. */
+void node_grew(struct node *n, uint64_t end);
 
 /* ---- for open ---- */
 

@@ -97,6 +97,10 @@ enum prealloc { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC, PREALLOC_FULL 
 int node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 		  struct error **errp);
 
+/* From now on requests of n claim their ranges, so that IO_SERIALISING ones are
+ * ordered against all others.  Loop 0; stops the roots above for a moment. */
+int node_track(struct node *n, struct error **errp);
+
 /* Helpers for plain memory: one piece. */
 int node_pread(struct node *n, uint64_t off, void *buf, uint64_t len);
 int node_pwrite(struct node *n, uint64_t off, const void *buf, uint64_t len);

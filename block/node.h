@@ -114,5 +114,8 @@ int node_resize(struct node *n, uint64_t size, struct error **errp);
 void node_set_busy(struct node *n, const char *reason);
 void node_clear_busy(struct node *n, const char *reason);
 int node_check_busy(const struct node *n, struct error **errp);
+/* Also fails while n is the backing file of an overlay: for deleting, resizing
+ * and replacing; jobs that know the chain use the one above. */
+int node_check_free(const struct node *n, struct error **errp);
 
 #endif

@@ -35,4 +35,16 @@ enum edge_role {
 	ROLE_IMAGE    = ROLE_DATA | ROLE_METADATA | ROLE_PRIMARY,
 };
 
+struct node;
+
+/* QEMU's words: "consistent read", "write", ... */
+const char *perm_name(perm_set one);
+enum { PERM_NAMES_SIZE = 64 };
+void perm_names(perm_set set, char buf[PERM_NAMES_SIZE]);	/* with ", " between */
+
+/* What n claims on a child of this role, given what is asked of n itself: for
+ * drivers whose child_perm only differs in a detail. */
+void perm_default(const struct node *n, unsigned role, perm_set perm, perm_set shared,
+		  perm_set *ret_perm, perm_set *ret_shared);
+
 #endif

@@ -20,11 +20,15 @@
 struct error;
 struct node;
 struct root;
+struct use;		/* block/driver.h */
 
 struct root_ops {
 	/* The text behind "required by"/"used by" in permission conflicts, e.g.
 	 * "block device 'x'" or "export 'e0'"; malloc'ed, NULL on no memory. */
 	char *(*describe)(void *user);
+	/* A side of a job: its node is told to be busy (node_set_busy()) rather
+	 * than in use. */
+	bool is_job;
 	/* Loop 0; the node's size changed.  Optional. */
 	void (*resized)(void *user, uint64_t size);
 	/* Loop 0; no new requests are let in from now / again.  Optional. */
@@ -49,5 +53,23 @@ void root_shutdown(struct root *r);
 /* Requests bracket themselves with these.  0, or -ESHUTDOWN. */
 int root_enter(struct root *r);
 void root_leave(struct root *r);
+
+/* ---- for block/change.c; loop 0 ---- */
+
+/* Let no new request in; nests.  Then wait until none is in flight: coroutine.
+ * A root that waits for itself would wait for ever: not within a request. */
+void root_stop(struct root *r);
+void root_wait_idle(struct root *r);
+void root_resume(struct root *r);
+/* Only while r is stopped; references are the caller's affair. */
+void root_point(struct root *r, struct node *n);
+
+struct use *root_use(struct root *r);
+struct root *root_of_use(struct use *u);
+/* "block device 'x'", ...: ops->describe, or QEMU's "an unnamed block device";
+ * malloc'ed, NULL on no memory. */
+char *root_describe(const struct root *r);
+bool root_is_job(const struct root *r);
+void root_resized(struct root *r, uint64_t size);
 
 #endif

@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "block/change.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "aio/colock.h"
+#include "base/error.h"
+#include "block/driver.h"
+#include "block/graph.h"
+#include "block/node.h"
+#include "block/root.h"
+
+static struct co_mutex change_lock;
+
+struct stop {
+	struct list link;
+	struct root *root;
+};
+
+struct hold {
+	struct list link;
+	struct node *node;
+};
+
+static int
+no_memory(struct error **errp)
+{
+	return error_set(errp, "Cannot allocate memory");
+}
+
+/* ---- stopping ---- */
+
+static bool
+is_stopped(const struct change *c, const struct root *r)
+{
+	struct stop *s;
+
+	LIST_FOREACH(s, &c->stops, link)
+		if (s->root == r)
+			return true;
+	return false;
+}
+
+/* Stop the roots above n that this change has not stopped yet; *new counts. */
+static int
+stop_above(struct change *c, struct node *n, unsigned mark, unsigned *new)
+{
+	struct use *u;
+
+	if (n->mark == mark)
+		return 0;
+	n->mark = mark;
+	LIST_FOREACH(u, &n->users, link) {
+		struct stop *s;
+
+		if (!u->is_root) {
+			if (stop_above(c, CONTAINER_OF(u, struct edge, use)->parent,
+				       mark, new) < 0)
+				return -1;
+			continue;
+		}
+		if (is_stopped(c, root_of_use(u)))
+			continue;
+		s = malloc(sizeof(*s));
+		if (!s)
+			return -1;
+		s->root = root_of_use(u);
+		root_stop(s->root);
+		list_append(&c->stops, &s->link);
+		++*new;
+	}
+	return 0;
+}
+
+static int
+stop_all_above(struct change *c, unsigned *new)
+{
+	unsigned mark = graph_mark();
+	struct hold *h;
+
+	*new = 0;
+	LIST_FOREACH(h, &c->held, link)
+		if (stop_above(c, h->node, mark, new) < 0)
+			return -1;
+	return 0;
+}
+
+static int
+hold(struct change *c, struct node *n)
+{
+	struct hold *h = malloc(sizeof(*h));
+
+	if (!h)
+		return -1;
+	h->node = node_ref(n);
+	list_append(&c->held, &h->link);
+	return 0;
+}
+
+int
+change_begin(struct change *c, struct node *const *nodes, size_t count,
+	     struct error **errp)
+{
+	unsigned new;
+
+	*c = (struct change){ 0 };
+	list_init(&c->steps);
+	list_init(&c->stops);
+	list_init(&c->held);
+	for (size_t i = 0; i < count; i++)
+		if (nodes[i] && hold(c, nodes[i]) < 0)
+			return no_memory(errp);
+	for (;;) {
+		struct stop *s;
+
+		if (stop_all_above(c, &new) < 0)
+			return no_memory(errp);
+		/* A root cannot go while this change keeps it stopped: root_free()
+		 * waits for its own turn of the lock, and tells us below. */
+		LIST_FOREACH(s, &c->stops, link)
+			root_wait_idle(s->root);
+		co_mutex_lock(&change_lock);
+		c->locked = true;
+		/* While we waited, another change may have put a root above. */
+		if (stop_all_above(c, &new) < 0)
+			return no_memory(errp);
+		if (!new)
+			return 0;
+		co_mutex_unlock(&change_lock);
+		c->locked = false;
+	}
+}
+
+int
+change_end(struct change *c, int result)
+{
+	struct change_step *s, *tmp;
+	struct stop *stop, *next_stop;
+	struct hold *h, *next_hold;
+
+	if (result == 0) {
+		LIST_FOREACH(s, &c->steps, link)
+			if (s->ops->commit)
+				s->ops->commit(s);
+	} else {
+		for (struct list *l = c->steps.prev; l != &c->steps; l = l->prev) {
+			s = LIST_ENTRY(l, struct change_step, link);
+			if (s->ops->abort)
+				s->ops->abort(s);
+		}
+	}
+	if (c->locked)
+		co_mutex_unlock(&change_lock);
+	LIST_FOREACH_SAFE(stop, next_stop, &c->stops, link) {
+		root_resume(stop->root);
+		free(stop);
+	}
+	LIST_FOREACH_SAFE(s, tmp, &c->steps, link)
+		s->ops->done(s, result == 0);
+	LIST_FOREACH_SAFE(h, next_hold, &c->held, link) {
+		node_unref(h->node);
+		free(h);
+	}
+	free(c->touched);
+	return result;
+}
+
+void
+change_add(struct change *c, struct change_step *s)
+{
+	list_append(&c->steps, &s->link);
+}
+
+int
+change_touch(struct change *c, struct node *n, struct error **errp)
+{
+	for (size_t i = 0; i < c->touched_count; i++)
+		if (c->touched[i] == n)
+			return 0;
+	if (c->touched_count == c->touched_room) {
+		size_t room = c->touched_room ? 2 * c->touched_room : 8;
+		struct node **p = realloc(c->touched, room * sizeof(*p));
+
+		if (!p)
+			return no_memory(errp);
+		c->touched = p;
+		c->touched_room = room;
+	}
+	c->touched[c->touched_count++] = n;
+	return 0;
+}
+
+/* ---- the step that points an edge or a root elsewhere ---- */
+
+struct point_step {
+	struct change_step step;
+	struct edge *edge;	/* or NULL, then: */
+	struct root *root;
+	struct node *old, *new;
+	bool fresh;		/* the edge is new: an abort frees it */
+	bool drops;		/* the edge goes: a commit frees it */
+};
+
+static void
+point_to(struct point_step *p, struct node *n)
+{
+	if (p->edge)
+		graph_edge_point(p->edge, n);
+	else
+		root_point(p->root, n);
+}
+
+/* Requests find children by the shortcuts: they show what is there. */
+static void
+shortcut(struct edge *e, bool on)
+{
+	struct node *n = e->parent;
+
+	if (!strcmp(e->use.name, "file"))
+		n->file = on ? e : NULL;
+	else if (!strcmp(e->use.name, "backing"))
+		n->backing = on ? e : NULL;
+}
+
+static void
+point_abort(struct change_step *s)
+{
+	struct point_step *p = (struct point_step *)s;
+
+	point_to(p, p->old);
+	if (p->drops)
+		shortcut(p->edge, true);
+	if (p->fresh)
+		shortcut(p->edge, false);
+}
+
+static void
+point_commit(struct change_step *s)
+{
+	struct point_step *p = (struct point_step *)s;
+
+	if (p->drops)
+		graph_edge_free(p->edge);
+}
+
+static void
+point_done(struct change_step *s, bool committed)
+{
+	struct point_step *p = (struct point_step *)s;
+	struct node *unused = committed ? p->old : p->new;
+
+	if (!committed && p->fresh)
+		graph_edge_free(p->edge);
+	if (unused)
+		node_unref(unused);
+	free(p);
+}
+
+static const struct change_ops point_ops = {
+	.commit = point_commit,
+	.abort = point_abort,
+	.done = point_done,
+};
+
+static int
+point(struct change *c, struct point_step p, struct error **errp)
+{
+	struct point_step *s;
+
+	if ((p.old && change_touch(c, p.old, errp) < 0) ||
+	    (p.new && change_touch(c, p.new, errp) < 0) ||
+	    (p.edge && change_touch(c, p.edge->parent, errp) < 0))
+		return -1;
+	s = malloc(sizeof(*s));
+	if (!s)
+		return no_memory(errp);
+	*s = p;
+	s->step.ops = &point_ops;
+	if (s->new)
+		node_ref(s->new);
+	point_to(s, s->new);
+	if (s->drops)
+		shortcut(s->edge, false);
+	change_add(c, &s->step);
+	return 0;
+}
+
+int
+change_add_edge(struct change *c, struct node *parent, struct node *child,
+		const char *name, unsigned role, struct edge **ret_edge,
+		struct error **errp)
+{
+	struct edge *e = graph_edge_new(parent, name, role);
+
+	if (!e)
+		return no_memory(errp);
+	if (point(c, (struct point_step){ .edge = e, .new = child, .fresh = true },
+		  errp) < 0) {
+		graph_edge_free(e);
+		return -1;
+	}
+	if (ret_edge)
+		*ret_edge = e;
+	return 0;
+}
+
+int
+change_point_edge(struct change *c, struct edge *e, struct node *child,
+		  struct error **errp)
+{
+	return point(c, (struct point_step){ .edge = e, .old = e->child, .new = child },
+		     errp);
+}
+
+int
+change_drop_edge(struct change *c, struct edge *e, struct error **errp)
+{
+	return point(c, (struct point_step){ .edge = e, .old = e->child, .drops = true },
+		     errp);
+}
+
+int
+change_link_root(struct change *c, struct root *r, struct node *n, struct error **errp)
+{
+	return point(c, (struct point_step){ .root = r, .new = n }, errp);
+}
+
+int
+change_point_root(struct change *c, struct root *r, struct node *n, struct error **errp)
+{
+	return point(c, (struct point_step){ .root = r, .old = root_node(r), .new = n },
+		     errp);
+}
+
+int
+change_move_users(struct change *c, struct node *from, struct node *to,
+		  const struct node *except, struct error **errp)
+{
+	struct use *u, *tmp;
+
+	LIST_FOREACH_SAFE(u, tmp, &from->users, link) {
+		struct edge *e = CONTAINER_OF(u, struct edge, use);
+		int r;
+
+		if (u->is_root)
+			r = change_point_root(c, root_of_use(u), to, errp);
+		else if (e->parent == except)
+			continue;
+		else
+			r = change_point_edge(c, e, to, errp);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- the step that sets what a use claims ---- */
+
+struct perm_step {
+	struct change_step step;
+	struct use *use;
+	perm_set perm, shared;	/* before */
+};
+
+static void
+perm_step_abort(struct change_step *s)
+{
+	struct perm_step *p = (struct perm_step *)s;
+
+	p->use->perm = p->perm;
+	p->use->shared = p->shared;
+}
+
+static void
+perm_step_done(struct change_step *s, bool committed)
+{
+	(void)committed;
+	free(s);
+}
+
+static const struct change_ops perm_step_ops = {
+	.abort = perm_step_abort,
+	.done = perm_step_done,
+};
+
+int
+change_set_perm(struct change *c, struct use *u, perm_set perm, perm_set shared,
+		struct error **errp)
+{
+	struct perm_step *p;
+
+	if (u->perm == perm && u->shared == shared)
+		return 0;
+	p = malloc(sizeof(*p));
+	if (!p)
+		return no_memory(errp);
+	p->step.ops = &perm_step_ops;
+	p->use = u;
+	p->perm = u->perm;
+	p->shared = u->shared;
+	u->perm = perm;
+	u->shared = shared;
+	change_add(c, &p->step);
+	return 0;
+}

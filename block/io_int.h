@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* block/io_int.h - what the files of the request path share. */
+#ifndef BLOCK_IO_INT_H
+#define BLOCK_IO_INT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/iov.h"
+#include "block/driver.h"
+#include "block/ranges.h"
+
+enum { IO_BOUNCE_MAX = 1 << 20 };	/* bytes of a request that is copied at a time */
+
+/* May a driver see this request as it is?  Bounds aside. */
+static inline bool
+io_is_plain(const struct node *n, uint64_t off, const struct iov *v)
+{
+	return is_aligned(off | v->len, n->limits.align) &&
+	       v->len <= n->limits.max_transfer &&
+	       (n->limits.mem_align <= 1 || iov_is_aligned(v, n->limits.mem_align));
+}
+
+static inline uint64_t
+io_node_size(const struct node *n)
+{
+	return atomic_load_explicit(&n->size, memory_order_acquire);
+}
+
+/* For whatever changed n: after it is done, before its caller learns of it. */
+static inline void
+io_mark_dirty(struct node *n)
+{
+	if (!atomic_load(&n->dirty))
+		atomic_store(&n->dirty, true);
+}
+
+/* A write below bounds, claims and zero detection: split and padded. */
+int io_write_pieces(struct node *n, uint64_t off, const struct iov *src, unsigned flags);
+
+/* Is [off, off + len) one that n can be written at?  0 or -errno. */
+int io_check_write(const struct node *n, uint64_t off, uint64_t len);
+/* The flags that n's driver takes itself, and what is left to do after it. */
+unsigned io_driver_flags(const struct node *n, unsigned flags);
+int io_write_done(struct node *n, uint64_t end, unsigned flags, int result);
+
+/* A write's claim on all blocks that it touches; off and len in bounds.  Returns
+ * false, and needs no release, where no two requests of n ever collide. */
+bool io_claim_write(struct node *n, struct claim *c, uint64_t off, uint64_t len,
+		    unsigned flags);
+
+/* A view of len zero bytes, aligned to any mem_align up to a page. */
+enum { IO_ZEROES_MAX = 1 << 20 };
+struct io_zeroes {
+	struct iov iov;
+	struct iovec vec[IO_ZEROES_MAX >> 16];
+};
+void io_zeroes_view(struct io_zeroes *z, uint64_t len);
+
+#endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+
+#include "base/error.h"
+#include "block/graph.h"
+#include "block/io_int.h"
+#include "block/node.h"
+#include "block/root.h"
+
+static int
+check(const struct node *n, uint64_t size, struct error **errp)
+{
+	if (n->read_only)
+		return error_set(errp, "Image is read-only");
+	if (size > INT64_MAX)
+		return error_set(errp, "Required too big image size, it must be not "
+				 "greater than %lld", (long long)INT64_MAX);
+	return 0;
+}
+
+/* New space reads as zeroes, also where a longer backing file shows through. */
+static int
+hide_backing(struct node *n, uint64_t from, uint64_t to, struct error **errp)
+{
+	struct node *under = node_backing(n);
+	uint64_t end;
+	int err;
+
+	if (!under || io_node_size(under) <= from)
+		return 0;
+	end = min_u64(to, io_node_size(under));
+	err = node_zero(n, from, end - from, 0);
+	return err ? error_set_errno(errp, err, "Failed to zero the new area"), -1 : 0;
+}
+
+int
+node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
+	      struct error **errp)
+{
+	struct node *child = node_filtered(n);
+	uint64_t old = io_node_size(n);
+	int r;
+
+	if (check(n, size, errp) < 0)
+		return -1;
+	if (n->driver->truncate)
+		r = n->driver->truncate(n, size, exact, prealloc, errp);
+	else if (child)
+		r = node_truncate(child, size, exact, prealloc, errp);
+	else
+		r = error_set(errp, "Image format driver does not support resize");
+	io_mark_dirty(n);
+	if (r < 0)
+		return -1;
+	if (child && !n->driver->truncate)
+		size = io_node_size(child);
+	/* A driver that knows better, a device or a rounded size, has set it. */
+	if (io_node_size(n) == old)
+		atomic_store(&n->size, size);
+	return size > old ? hide_backing(n, old, size, errp) : 0;
+}
+
+/* Tell the roots that see n's size through filters. */
+static void
+tell_users(struct node *n)
+{
+	struct use *u;
+
+	LIST_FOREACH(u, &n->users, link) {
+		struct edge *e = CONTAINER_OF(u, struct edge, use);
+
+		if (u->is_root) {
+			root_resized(root_of_use(u), node_size(n));
+		} else if (e->role & ROLE_FILTERED && node_is_filter(e->parent)) {
+			atomic_store(&e->parent->size, node_size(n));
+			tell_users(e->parent);
+		}
+	}
+}
+
+int
+node_resize(struct node *n, uint64_t size, struct error **errp)
+{
+	struct root *r;
+	int err;
+
+	if (root_new(n, "root", PERM_RESIZE, PERM_ALL, NULL, NULL, &r, errp) < 0)
+		return -1;
+	err = node_truncate(n, size, false, PREALLOC_OFF, errp);
+	if (!err)
+		tell_users(n);
+	root_free(r);
+	return err;
+}
