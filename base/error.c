@@ -32,7 +32,7 @@ error_new(enum error_class cls, char *text)
 	return err;
 }
 
-static char *
+static char *__attribute__((format(printf, 1, 0)))
 format(const char *fmt, va_list ap)
 {
 	char *text;
