@@ -129,6 +129,15 @@ base_new(void)
 	return base;
 }
 
+/* Whatever fails for libevent fails for us, with an errno.  It says so on
+ * stderr too, unless told not to. */
+static void
+log_nothing(int severity, const char *message)
+{
+	(void)severity;
+	(void)message;
+}
+
 /* On the loop's own thread. */
 static int
 loop_open(struct loop *l)
@@ -297,6 +306,7 @@ loops_start(unsigned n_io, unsigned flags, struct error **errp)
 	int r;
 
 	assert(!slots[0] && n_io < LOOP_MAX);
+	event_set_log_callback(log_nothing);
 	no_uring = flags & LOOPS_NO_URING;
 	l = slot_take(0, "main");
 	r = l ? loop_open(l) : -ENOMEM;
