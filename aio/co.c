@@ -15,6 +15,9 @@
 /* Stacks that a loop keeps for the next coroutines.  Most touch 8 KiB. */
 enum { POOL_MAX = 256 };
 
+/* What a coroutine may be charged between two parks: some 100 us. */
+enum { CHARGE_MAX = 128 };
+
 static void co_entry(void);
 
 /* ---- stacks ---- */
@@ -194,6 +197,7 @@ co_resume(struct co *co)
 	struct loop *l = co->loop;
 
 	co->caller = l->current;
+	co->charged = 0;
 	co_switch(l, l->current, co);
 	if (co->ended && atomic_fetch_sub(&co->refs, 1) == 1)
 		co_give_back(co);
@@ -313,6 +317,15 @@ co_yield(void)
 	atomic_exchange(&co->state, CO_TOKEN);
 	task_queue_push(&co->loop->runnable, &co->task);
 	co_switch(co->loop, co, co->caller);
+}
+
+void
+co_charge(unsigned units)
+{
+	struct co *co = co_self();
+
+	if (co && (co->charged += units) > CHARGE_MAX)
+		co_yield();
 }
 
 void

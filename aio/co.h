@@ -47,6 +47,11 @@ void co_wake(struct co *co);	/* any thread; co may even have ended since */
 /* Let everything else that can run now run first.  Coroutine. */
 void co_yield(void);
 
+/* What completes without parking keeps the loop from everybody else; so each
+ * such step is charged, at about a microsecond a unit, and one step in some
+ * hundreds yields.  Context anywhere; only coroutines yield. */
+void co_charge(unsigned units);
+
 /* Go on at the end of this turn of the loop, when nothing else can run: what
  * loop_defer() is for tasks.  Coroutine. */
 void co_defer(void);

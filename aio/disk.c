@@ -33,6 +33,9 @@
 
 enum { DIRECT_ALIGN_MIN = 512 };
 
+/* What a transfer in place is charged for (co_charge()): 1, and 1 for each. */
+enum { BYTES_PER_CHARGE = 8192 };
+
 /* What remains of a transfer. */
 struct cursor {
 	const struct iov *iov;
@@ -102,6 +105,16 @@ transfer_call(const struct transfer *t, int flags)
 			     : preadv2(t->fd, t->vec, t->count, (off_t)t->off, flags);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
+}
+
+static ssize_t
+transfer_in_place(const struct transfer *t, int flags)
+{
+	ssize_t n = transfer_call(t, flags);
+
+	if (n >= 0)
+		co_charge(1 + (unsigned)(n / BYTES_PER_CHARGE));
+	return n;
 }
 
 static int
@@ -192,6 +205,8 @@ write_timed(const struct transfer *t, struct pace *p)
 	} else if (away) {
 		pace_put(&p->away_ns, 0);
 	}
+	if (n > 0)
+		co_charge(1 + (unsigned)(n / BYTES_PER_CHARGE));
 	return n;
 }
 
@@ -202,7 +217,7 @@ write_now(const struct transfer *t)
 	ssize_t n;
 
 	if (!atomic_load_explicit(&p->no_nowait, memory_order_relaxed)) {
-		n = transfer_call(t, RWF_NOWAIT);
+		n = transfer_in_place(t, RWF_NOWAIT);
 		if (n != -EOPNOTSUPP)
 			return n;
 		atomic_store_explicit(&p->no_nowait, true, memory_order_relaxed);
@@ -218,7 +233,7 @@ read_some(const struct transfer *t, enum disk_engine e, bool *try_now)
 	ssize_t n;
 
 	if (*try_now) {
-		n = transfer_call(t, RWF_NOWAIT);
+		n = transfer_in_place(t, RWF_NOWAIT);
 		if (n != -EAGAIN && n != -EOPNOTSUPP)
 			return n;
 		*try_now = false;

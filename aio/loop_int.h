@@ -38,6 +38,7 @@ struct co {
 	atomic_bool cancelled;
 	atomic_uint refs;
 	bool ended;
+	unsigned charged;	/* since it was resumed */
 	bool spawned;		/* came from, and goes back to, loop->spare */
 	struct ctx ctx;
 	struct co *caller;	/* who goes on when this one parks or ends */

@@ -12,6 +12,7 @@
 #include "aio/co.h"
 #include "aio/colock.h"
 #include "aio/disk.h"
+#include "aio/timer.h"
 #include "base/cleanup.h"
 #include "base/iov.h"
 
@@ -323,6 +324,41 @@ test_hundreds_in_flight_on_all_loops(void **state)
 	with_engines(load);
 }
 
+struct hog {
+	struct timer timer;
+	bool over;
+};
+
+static void
+hog_ends(struct timer *t)
+{
+	CONTAINER_OF(t, struct hog, timer)->over = true;
+}
+
+/* Reads in place never park by themselves. */
+static void
+reads_until_the_timer(void *arg)
+{
+	struct file *f = arg;
+	char buf[PAGE] = { 0 };
+	struct iov v = IOV_BUF(buf, PAGE);
+	struct hog hog = { .timer.fn = hog_ends };
+
+	assert_int_equal(disk_write(f->fd, f->engine, 0, &v), 0);
+	timer_set(&hog.timer, clock_ns() + 1000 * 1000);
+	while (!hog.over)
+		assert_int_equal(disk_read(f->fd, f->engine, 0, &v), 0);
+}
+
+static void
+test_cached_reads_do_not_starve_the_loop(void **state)
+{
+	struct file f = { .fd = file_open(0), .engine = DISK_URING };
+
+	run(reads_until_the_timer, &f);
+	close(f.fd);
+}
+
 static void
 test_works_outside_of_coroutines(void **state)
 {
@@ -348,6 +384,7 @@ main(void)
 		BOTH(test_errors_come_back),
 		BOTH(test_allocate_punch_truncate),
 		BOTH(test_hundreds_in_flight_on_all_loops),
+		BOTH(test_cached_reads_do_not_starve_the_loop),
 		BOTH(test_works_outside_of_coroutines),
 	};
 
