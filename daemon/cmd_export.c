@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* daemon/cmd_export.c - commands on exports and the NBD server. */
+#include "daemon/cmd_export.h"
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/node.h"
+#include "daemon/object.h"
+#include "export/export.h"
+#include "export/nbd/server.h"
+#include "schema/commands.h"
+#include "schema/events.h"
+#include "schema/types.h"
+
+static const struct export_hooks hooks = {
+	.on_deleted = qmp_event_send_block_export_deleted,
+	.take_iothread = object_take_iothread,
+	.release_iothread = object_release_iothread,
+};
+
+void
+cmd_export_init(void)
+{
+	export_set_hooks(&hooks);
+}
+
+void
+cmd_export_done(void)
+{
+	if (nbd_server_default())
+		nbd_server_stop(NULL);
+	export_close_all(-1);
+}
+
+/* The two forms of an address differ in one level of nesting. */
+static void
+flatten(const struct SocketAddressLegacy *from, struct SocketAddress *to)
+{
+	to->type = from->type;
+	switch (from->type) {
+	case SOCKET_ADDRESS_TYPE_INET:
+		to->u.inet = *from->u.inet.data;
+		break;
+	case SOCKET_ADDRESS_TYPE_UNIX:
+		to->u.q_unix = *from->u.q_unix.data;
+		break;
+	case SOCKET_ADDRESS_TYPE_VSOCK:
+		to->u.vsock = *from->u.vsock.data;
+		break;
+	case SOCKET_ADDRESS_TYPE_FD:
+		to->u.fd = *from->u.fd.data;
+		break;
+	default:
+		break;
+	}
+}
+
+int
+qmp_nbd_server_start(const struct NbdServerOptionsLegacy *args, struct error **errp)
+{
+	struct SocketAddress addr;
+	struct NbdServerOptions opts = {
+		.has_handshake_max_seconds = args->has_handshake_max_seconds,
+		.handshake_max_seconds = args->handshake_max_seconds,
+		.tls_creds = args->tls_creds,
+		.tls_authz = args->tls_authz,
+		.has_max_connections = args->has_max_connections,
+		.max_connections = args->max_connections,
+		.addr = &addr,
+	};
+
+	flatten(args->addr, &addr);
+	return nbd_server_start(&opts, errp);
+}
+
+int
+qmp_nbd_server_stop(struct error **errp)
+{
+	return nbd_server_stop(errp);
+}
+
+int
+qmp_nbd_server_add(const struct NbdServerAddOptions *args, struct error **errp)
+{
+	char *name = args->name ? args->name : args->device;
+	struct BlockDirtyBitmapOrStr bitmap = { .type = BLOCK_DIRTY_BITMAP_OR_STR_LOCAL };
+	struct BlockDirtyBitmapOrStr *bitmap_list[] = { &bitmap };
+	struct BlockDirtyBitmapOrStrList bitmaps = { .count = 1, .items = bitmap_list };
+	struct BlockExportOptions opts = {
+		.type = BLOCK_EXPORT_TYPE_NBD,
+		.id = name,
+		.node_name = args->device,
+		.has_writable = true,
+	};
+	struct node *n;
+
+	if (!nbd_server_default())
+		return error_set(errp, "NBD server not running");
+	n = node_find(args->device);
+	if (!n)
+		return error_set(errp, "Cannot find device='%s' nor node-name='%s'",
+				 args->device, args->device);
+	opts.writable = args->writable && !node_is_read_only(n);
+	opts.u.nbd.name = args->name;
+	opts.u.nbd.description = args->description;
+	if (args->bitmap) {
+		bitmap.u.local = args->bitmap;
+		opts.u.nbd.bitmaps = &bitmaps;
+	}
+	return export_add(&opts, errp);
+}
+
+int
+qmp_nbd_server_remove(const struct nbd_server_remove_args *args, struct error **errp)
+{
+	return export_del(args->name, args->mode == BLOCK_EXPORT_REMOVE_MODE_HARD, errp);
+}
+
+int
+qmp_block_export_add(const struct BlockExportOptions *args, struct error **errp)
+{
+	return export_add(args, errp);
+}
+
+int
+qmp_block_export_del(const struct block_export_del_args *args, struct error **errp)
+{
+	return export_del(args->id, args->mode == BLOCK_EXPORT_REMOVE_MODE_HARD, errp);
+}
+
+int
+qmp_query_block_exports(struct BlockExportInfoList **ret, struct error **errp)
+{
+	return export_query(ret, errp);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* export/export.h - the life cycle that all kinds of exports share.
+ *
+ * An export shows a node to clients outside of the process.  It holds the node
+ * by a root, has an id, and is referenced by its user (from add to delete) and
+ * by each client that it serves.  Deleting it takes the user's reference back
+ * and asks the kind to let its clients go; with the last reference it ends,
+ * and on_deleted is told.
+ *
+ *	add -> ALIVE --delete--> SHUTTING_DOWN --last reference--> gone
+ *
+ * Context    loop 0; calls with an errp: coroutine.
+ * Errors     0 or -1 with *errp.
+ */
+#ifndef EXPORT_EXPORT_H
+#define EXPORT_EXPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+
+struct BlockExportInfoList;
+struct BlockExportOptions;
+struct error;
+struct export;
+struct loop;
+struct root;
+
+/* A kind of export, as the kind's code fills it in. */
+struct export_kind {
+	int type;		/* enum BlockExportType */
+	size_t size;		/* of its struct, which begins with a struct export */
+	/* e is ready but for what the kind adds; on failure nothing of that is left. */
+	int (*create)(struct export *e, const struct BlockExportOptions *opts,
+		      struct error **errp);
+	/* Let clients go, and take in no more.  May be called while some still are. */
+	void (*shutdown)(struct export *e);
+	/* Nobody refers to e any more; the caller releases the root and the memory. */
+	void (*destroy)(struct export *e);
+};
+
+enum export_state { EXPORT_ALIVE, EXPORT_SHUTTING_DOWN, EXPORT_STATES };
+
+struct export {
+	const struct export_kind *kind;
+	struct list link;	/* all exports, the newest first */
+	char *id;
+	uint64_t serial;	/* never used twice */
+	enum export_state state;
+	unsigned refs;
+	struct root *root;
+	struct loop *loop;	/* the one asked for, or NULL */
+	bool writable, writethrough;
+};
+
+/* What the daemon adds. */
+struct export_hooks {
+	void (*on_deleted)(const char *id);	/* BLOCK_EXPORT_DELETED */
+	/* Hold the loop of an iothread, as long as its export lives.  NULL and
+	 * *errp if there is none of this id. */
+	struct loop *(*take_iothread)(const char *id, struct error **errp);
+	void (*release_iothread)(struct loop *l);
+};
+void export_set_hooks(const struct export_hooks *hooks);	/* borrowed for ever */
+
+int export_add(const struct BlockExportOptions *opts, struct error **errp);
+
+/* hard: clients are thrown out.  Returns when the export is gone, or after some
+ * seconds, if a request hangs: it is then shutting down, and will go with it. */
+int export_del(const char *id, bool hard, struct error **errp);
+
+int export_query(struct BlockExportInfoList **ret_list, struct error **errp);
+
+/* Throw out the clients of all exports of this type (-1: of any), and wait as
+ * export_del() does.  False: not all are gone. */
+bool export_close_all(int type);
+
+struct export *export_find(const char *id);
+
+/* For kinds: a client's reference. */
+void export_ref(struct export *e);
+void export_unref(struct export *e);
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* export/nbd/server.h - NBD servers: where clients connect.
+ *
+ * A server is a set of listening sockets, the exports that it shows and the
+ * connections it has.  QEMU's commands speak of one, the default server.
+ *
+ * Context    loop 0; calls with an errp: coroutine.
+ * Errors     0 or -1 with *errp; on failure nothing is left, no socket file
+ *            either.
+ */
+#ifndef EXPORT_NBD_SERVER_H
+#define EXPORT_NBD_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "aio/colock.h"
+#include "base/list.h"
+
+struct NbdServerOptions;
+struct error;
+struct loop;
+struct nbd_conn;
+struct nbd_export;
+
+struct nbd_server {
+	struct list listeners, exports, conns;
+	unsigned n_conns, max_conns;	/* 0: any number */
+	int64_t handshake_ns;		/* INT64_MAX: for ever */
+	struct co_queue room;		/* listeners wait for a connection to end */
+	struct co_queue quiet;		/* stop waits for all to end */
+	char *path;			/* of a socket file that is ours; NULL */
+	unsigned next_loop;		/* for the next connection */
+	bool stopped;			/* vanishes with the last connection */
+};
+
+/* Start the default server.  An address of type fd names an fd number that
+ * listens already. */
+int nbd_server_start(const struct NbdServerOptions *opts, struct error **errp);
+
+/* Throw out all clients, delete all NBD exports, close the sockets.  Returns
+ * in bounded time: what hangs is left to end by itself. */
+int nbd_server_stop(struct error **errp);
+
+struct nbd_server *nbd_server_default(void);	/* NULL: it is not running */
+
+/* ---- for connections ---- */
+
+void nbd_server_add_conn(struct nbd_server *s, struct nbd_conn *c);
+void nbd_server_remove_conn(struct nbd_server *s, struct nbd_conn *c);
+
+/* The loop where a connection to e is to live. */
+struct loop *nbd_server_pick_loop(struct nbd_server *s, const struct nbd_export *e);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "export/nbd/status.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "aio/co.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "block/io.h"
+#include "block/node.h"
+#include "block/root.h"
+#include "export/nbd/conn.h"
+#include "export/nbd/export.h"
+#include "export/nbd/proto.h"
+
+enum {
+	EXTENTS_MAX = 8192,		/* in a reply; a client asks again for the rest */
+	EXTENTS_BEFORE_YIELD = 512,
+	EXTENT_SIZE = 8,		/* on the wire: length, flags */
+	CONTEXT_HEAD = NBD_CHUNK_SIZE + 4,
+};
+
+/* Extents of one context, as they go onto the wire. */
+struct extents {
+	uint8_t *to;
+	unsigned count, max;
+	uint32_t last_len, last_flags;
+};
+
+/* Append an extent, or lengthen the last one.  False: there is no room. */
+static bool
+extents_add(struct extents *x, uint64_t len, uint32_t flags)
+{
+	uint8_t *last = x->to + (size_t)(x->count - 1) * EXTENT_SIZE;
+
+	if (x->count && x->last_flags == flags && x->last_len + len <= UINT32_MAX) {
+		x->last_len += (uint32_t)len;
+		put_be32(last, x->last_len);
+		return true;
+	}
+	if (x->count == x->max)
+		return false;
+	last = x->to + (size_t)x->count++ * EXTENT_SIZE;
+	x->last_len = (uint32_t)len;
+	x->last_flags = flags;
+	put_be32(last, x->last_len);
+	put_be32(last + 4, flags);
+	return true;
+}
+
+static int
+fill_allocation(struct nbd_request *q, struct extents *x)
+{
+	uint64_t off = q->offset, end = q->offset + q->len;
+	unsigned asked = 0;
+
+	while (off < end) {
+		struct extent e;
+		uint32_t flags;
+		int r = io_status(q->conn->root, off, end - off, true, &e);
+
+		if (r < 0)
+			return r;
+		flags = (e.flags & EXTENT_DATA ? 0u : NBD_STATE_HOLE) |
+			(e.flags & EXTENT_ZERO ? NBD_STATE_ZERO : 0u);
+		e.len = min_u64(e.len, end - off);
+		if (!extents_add(x, e.len, flags))
+			return 0;
+		off += e.len;
+		if (++asked % EXTENTS_BEFORE_YIELD == 0)
+			co_yield();
+	}
+	return 0;
+}
+
+/* In which layer of the backing chain are the bytes at off?  1 is the top, 0
+ * none.  Within the root's bracket, so the chain stays as it is. */
+static int
+find_depth(struct root *root, uint64_t off, uint64_t *len, uint32_t *ret_depth)
+{
+	uint32_t depth = 1;
+
+	for (struct node *n = node_skip_filters(root_node(root)); n;
+	     n = node_backing_skip(n), depth++) {
+		struct extent e;
+		int r;
+
+		n = node_skip_filters(n);
+		if (off >= node_size(n))
+			break;
+		*len = min_u64(*len, node_size(n) - off);
+		r = node_status(n, off, *len, false, &e);
+		if (r < 0)
+			return r;
+		*len = min_u64(*len, e.len);
+		if (e.flags & EXTENT_ALLOCATED) {
+			*ret_depth = depth;
+			return 0;
+		}
+	}
+	*ret_depth = 0;
+	return 0;
+}
+
+static int
+fill_depth(struct nbd_request *q, struct extents *x)
+{
+	uint64_t off = q->offset, end = q->offset + q->len, len;
+	struct root *root = q->conn->root;
+	int r = 0;
+
+	for (; r >= 0 && off < end; off += len) {
+		uint32_t depth = 0;
+
+		len = end - off;
+		r = root_enter(root);
+		if (r < 0)
+			return r;
+		r = find_depth(root, off, &len, &depth);
+		root_leave(root);
+		if (r >= 0 && !extents_add(x, len, depth))
+			break;
+	}
+	return r;
+}
+
+static const struct context {
+	const char *space, *leaf;	/* "space:leaf" is its name */
+	const char *name;
+	int (*fill)(struct nbd_request *q, struct extents *x);
+} contexts[NBD_CONTEXTS] = {
+	[NBD_CONTEXT_ALLOCATION] = { "base:", "allocation", "base:allocation", fill_allocation },
+	[NBD_CONTEXT_DEPTH] = { "qemu:", "allocation-depth", "qemu:allocation-depth", fill_depth },
+};
+
+const char *
+nbd_status_context_name(enum nbd_context context)
+{
+	return contexts[context].name;
+}
+
+unsigned
+nbd_status_offered(const struct nbd_export *e)
+{
+	return 1u << NBD_CONTEXT_ALLOCATION |
+	       (e->allocation_depth ? 1u << NBD_CONTEXT_DEPTH : 0u);
+}
+
+unsigned
+nbd_status_query(const char *query, bool listing)
+{
+	unsigned found = 0;
+
+	for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
+		size_t n = strlen(contexts[i].space);
+
+		if (strncmp(query, contexts[i].space, n))
+			continue;
+		if (!strcmp(query + n, contexts[i].leaf) || (listing && !query[n]))
+			found |= 1u << i;
+	}
+	return found;
+}
+
+void
+nbd_status_run(struct nbd_request *q)
+{
+	unsigned chosen = q->conn->session.contexts;
+	size_t n = (size_t)__builtin_popcount(chosen);
+	unsigned max = q->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : EXTENTS_MAX;
+	uint8_t *to;
+	int r = 0;
+
+	if (!q->len) {
+		nbd_reply_error(q, -EINVAL, "need non-zero length");
+		return;
+	}
+	if (!chosen) {
+		nbd_reply_error(q, -EINVAL, "CMD_BLOCK_STATUS not negotiated");
+		return;
+	}
+	if (max > 1)
+		max = (unsigned)min_u64(max, div_up(q->len, 512) + 1);
+	r = nbd_pool_room(q, n * (CONTEXT_HEAD + (size_t)max * EXTENT_SIZE));
+	to = q->data;
+	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS; i++) {
+		struct extents x = { .to = to + CONTEXT_HEAD, .max = max };
+
+		if (!(chosen & (1u << i)))
+			continue;
+		r = contexts[i].fill(q, &x);
+		nbd_reply_chunk(to, q, --n ? 0 : NBD_CHUNK_FLAG_DONE, NBD_CHUNK_BLOCK_STATUS,
+				4 + x.count * EXTENT_SIZE);
+		put_be32(to + NBD_CHUNK_SIZE, i);
+		to = x.to + (size_t)x.count * EXTENT_SIZE;
+	}
+	if (r < 0) {
+		nbd_reply_error(q, r, "can't get block status");
+		return;
+	}
+	q->one = (struct iovec){ q->data, (size_t)(to - q->data) };
+	q->reply = &q->one;
+	q->reply_count = 1;
+	nbd_reply_queue(q);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* export/nbd/status.h - metadata contexts: what block status can tell.
+ *
+ * A table of contexts; options choose among them by name, and block status
+ * asks each of the chosen ones.
+ */
+#ifndef EXPORT_NBD_STATUS_H
+#define EXPORT_NBD_STATUS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct nbd_export;
+struct nbd_request;
+
+/* Bits in nbd_session.contexts; also their ids on the wire. */
+enum nbd_context {
+	NBD_CONTEXT_ALLOCATION = 0,
+	NBD_CONTEXT_DEPTH = 1,
+	NBD_CONTEXTS,
+};
+
+const char *nbd_status_context_name(enum nbd_context context);
+
+/* The bits of those that an export offers. */
+unsigned nbd_status_offered(const struct nbd_export *e);
+
+/* The contexts that a query names; wildcards only where listing. */
+unsigned nbd_status_query(const char *query, bool listing);
+
+/* Answer NBD_CMD_BLOCK_STATUS.  Coroutine. */
+void nbd_status_run(struct nbd_request *q);
+
+#endif
