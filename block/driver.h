@@ -156,12 +156,14 @@ struct node {
 	/* Cold: loop 0 only. */
 	char name[NODE_NAME_MAX + 1];
 	enum { NODE_OPENING, NODE_OPEN, NODE_CLOSING } life;
-	const struct BlockdevOptions *options;	/* borrowed; only while driver->open runs */
+	struct BlockdevOptions *options;	/* as opened, own copy; NULL: none */
+	void *open_arg;			/* of node_open_driver() */
 	char *filename;			/* protocol: its path; format: its file's */
 	bool auto_read_only, direct, implicit, force_share;
 	bool inherits;			/* opened inline: follows its parent's read-only */
 	unsigned refs;
 	unsigned mark;			/* scratch of graph walks */
+	bool opened;			/* driver->open succeeded: close is due */
 	bool monitor_owned;
 	struct list edges;		/* of struct edge, to children */
 	struct list users;		/* of struct use: parents' edges, and roots */
@@ -183,6 +185,10 @@ void node_grew(struct node *n, uint64_t end);
 int opener_child(struct opener *op, struct node *n, const struct BlockdevRef *ref,
 		 const char *edge_name, unsigned role, struct edge **ret_edge,
 		 struct error **errp);
+/* What the option "backing" says: *ret_edge is NULL where it says null. */
+struct BlockdevRefOrNull;
+int opener_backing(struct opener *op, struct node *n, const struct BlockdevRefOrNull *ref,
+		   struct edge **ret_edge, struct error **errp);
 /* The backing file that the image's header names: relative to the image's folder,
  * literal, format stated (NULL fmt: refused or raw as QEMU documents), confined by
  * the policy. */
@@ -197,6 +203,16 @@ int opener_depth(const struct opener *op);
 struct crypt_layer;
 int opener_encrypted(struct opener *op, struct node *n, const struct crypt_layer *layer,
 		     void **ret_key, struct error **errp);
+
+/* ---- nodes without options: filters that a job makes, disks of tests ---- */
+
+/* A node of this driver under a name (NULL: one is made up), with one reference;
+ * driver->open finds arg in n->open_arg, and n->options is NULL.  Coroutine. */
+int node_open_driver(const struct driver *driver, const char *name, void *arg,
+		     bool read_only, struct node **ret_node, struct error **errp);
+/* In driver->open, instead of opener_child(): use an open node as a child. */
+int node_attach(struct node *n, struct node *child, const char *edge_name, unsigned role,
+		struct edge **ret_edge, struct error **errp);
 
 /* The table of all drivers (block/drivers.c). */
 const struct driver *driver_find(const char *name);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "block/driver.h"
 #include "block/node.h"
+#include "schema/types.h"
 
 struct list graph_nodes = LIST_INIT(graph_nodes);
 
@@ -107,6 +108,7 @@ graph_node_free(struct node *n)
 		node_clear_busy(n, LIST_FIRST(&n->busy, struct busy, link)->reason);
 	list_remove(&n->in_all);
 	free(n->serial);
+	BlockdevOptions_free(n->options);
 	free(n->filename);
 	free(n->state);
 	free(n);

@@ -54,6 +54,10 @@ int node_del(const char *name, struct error **errp);
 /* Close everything that the monitor owns, in reverse order; coroutine. */
 void node_close_all(void);
 
+/* Called, where set, when a node is closed that could not store everything; err
+ * is a negative errno.  For a log line and the exit status. */
+extern void (*node_close_failed)(const char *name, int err);
+
 /* ---- finding and looking ---- */
 
 struct node *node_find(const char *name);	/* NULL: none */

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* block/opener.h - one node_open() under way; for open.c and refuse.c. */
+#ifndef BLOCK_OPENER_H
+#define BLOCK_OPENER_H
+
+#include <stdbool.h>
+
+#include "base/list.h"
+#include "block/open.h"
+
+struct error;
+struct node;
+
+/* How deep a backing chain may be. */
+enum { OPENER_DEPTH_MAX = 200 };
+
+/* An encrypted layer that was met. */
+struct refusal {
+	struct list link;
+	char *filename;
+	char *overlay;		/* the image whose backing file it is; NULL: none */
+	enum cipher_kind kind;
+	int depth;
+};
+
+struct opener {
+	const struct open_policy *policy;
+	const char *top_name;	/* the node that the client names */
+	int depth;		/* of the layer being opened; 0: what the client named */
+	const char *overlay;	/* the image that named this layer; NULL: none */
+	struct list refusals;	/* topmost first */
+	bool refused;		/* also where there was no memory for the list */
+};
+
+int refuse_record(struct opener *op, const struct crypt_layer *layer);
+/* Set *errp to the one sentence that says it all. */
+int refuse_answer(struct opener *op, struct error **errp);
+void refuse_forget(struct opener *op);
+
+/* Tell how to get at the data of one encrypted image: the rescue command for the
+ * file, quoted for a shell; malloc'ed, NULL on no memory. */
+char *refuse_rescue_command(const char *filename);
+
+#endif
