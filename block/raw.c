@@ -43,7 +43,7 @@ raw_open(struct node *n, struct opener *op, struct error **errp)
 	const struct BlockdevOptionsRaw *o = &n->options->u.raw;
 	struct raw *r = n->state;
 	struct edge *file;
-	uint64_t size;
+	uint64_t size = 0;
 
 	r->offset = o->has_offset ? (uint64_t)o->offset : 0;
 	r->has_size = o->has_size;
