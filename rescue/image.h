@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/image.h - what an image file says of itself.
+ *
+ * Reads headers only, and never opens what they name, but for image_chain().
+ * It locks nothing, so what it says of an image in use may be out of date.
+ *
+ * Units      bytes.
+ * Context    any thread; blocks.
+ * Ownership  callers own what they get.
+ * Errors     0 or -1 with *errp.  A header that cannot be right is an error.
+ */
+#ifndef RESCUE_IMAGE_H
+#define RESCUE_IMAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "block/open.h"
+
+struct error;
+
+enum image_format { IMAGE_RAW, IMAGE_QCOW, IMAGE_QCOW2, IMAGE_LUKS };
+
+enum { IMAGE_CHAIN_MAX = 200 };
+
+struct image {
+	char *filename;
+	enum image_format format;	/* by its first bytes; raw is all that is unknown */
+	enum cipher_kind encryption;
+	unsigned version;
+	uint64_t virtual_size, cluster_size;	/* cluster_size 0: none */
+	uint64_t file_size, disk_size;	/* the file's own length, and what it occupies */
+	dev_t dev;
+	ino_t ino;
+	char *backing;			/* as the header has it; NULL: none */
+	char *backing_format;		/* NULL: the header does not say */
+	char *data_file;		/* NULL: none */
+	unsigned snapshots;
+	bool dirty, corrupt;
+	bool is_device;			/* a block device */
+	char cipher[80];		/* LUKS: "aes-xts-plain64", sha256; else "" */
+};
+
+int image_read(const char *filename, struct image **ret, struct error **errp);
+void image_free(struct image *im);	/* takes NULL */
+void image_freep(struct image **im);
+
+const char *image_format_name(enum image_format f);
+
+/* The path of im's backing file: what the header names, literally, from im's own
+ * folder.  Malloc'ed; NULL on no memory. */
+char *image_backing_path(const struct image *im);
+
+/* An image with all that stands behind it, the topmost first. */
+struct image_chain {
+	struct image *layer[IMAGE_CHAIN_MAX];
+	unsigned count;
+};
+
+/* Read filename's header and those of its backing files in turn.  A recorded
+ * backing format is believed; where none is, the first bytes decide. */
+int image_chain_read(const char *filename, struct image_chain *ret, struct error **errp);
+void image_chain_done(struct image_chain *chain);	/* takes one of zero bytes */
+
+#endif

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/layer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/io.h"
+#include "block/node.h"
+#include "block/open.h"
+#include "rescue/cipher.h"
+#include "rescue/judge.h"
+
+enum {
+	UNIT = 4096,			/* bytes that are sampled at one place */
+	UNIT_SECTORS = UNIT / 512,
+	UNITS_MAX = JUDGE_SAMPLES / UNIT_SECTORS,
+	STATUS_MAX = 1 << 30,
+};
+
+/* Sectors [first, first + count) as they are stored, where they are encrypted. */
+struct layer_capture {
+	uint64_t first;
+	unsigned count;
+	bool have[UNIT_SECTORS];
+	uint8_t data[UNIT_SECTORS][512];
+};
+
+/* ---- the decryptor ---- */
+
+static void
+capture(struct layer_capture *to, uint64_t guest, const uint8_t *buf, size_t len)
+{
+	for (size_t at = 0; at < len; at += 512) {
+		uint64_t sector = (guest + at) / 512;
+
+		if (sector < to->first || sector - to->first >= to->count)
+			continue;
+		memcpy(to->data[sector - to->first], buf + at, 512);
+		to->have[sector - to->first] = true;
+	}
+}
+
+static bool
+is_file(const struct image *im, const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && st.st_dev == im->dev && st.st_ino == im->ino;
+}
+
+static int
+decryptor_unlock(void *user, const struct crypt_layer *crypt, void **ret_key,
+		 struct error **errp)
+{
+	struct layers *all = user;
+
+	for (unsigned i = 0; i < all->count; i++) {
+		struct layer *l = &all->layer[i];
+
+		if (l->image->encryption == crypt->kind && is_file(l->image, crypt->filename)) {
+			*ret_key = l;
+			return 0;
+		}
+	}
+	return error_set(errp, "%s was changed while it was looked at", crypt->filename);
+}
+
+static int
+decryptor_decrypt(void *key, uint64_t guest, uint64_t host, void *buf, size_t len)
+{
+	struct layer *l = key;
+
+	(void)host;
+	if (l->capture)
+		capture(l->capture, guest, buf, len);
+	else if (l->cipher)
+		cipher_decrypt(l->cipher, guest / CIPHER_SECTOR, buf, len);
+	return 0;
+}
+
+static void
+decryptor_forget(void *key)
+{
+	struct layer *l = key;
+
+	l->node = NULL;
+}
+
+const struct decryptor layer_decryptor = {
+	.unlock = decryptor_unlock,
+	.decrypt = decryptor_decrypt,
+	.forget = decryptor_forget,
+};
+
+/* ---- the set ---- */
+
+void
+layer_init(struct layers *all, const struct image_chain *chain)
+{
+	all->count = 0;
+	for (unsigned i = 0; i < chain->count; i++)
+		if (chain->layer[i]->encryption != CIPHER_NONE)
+			all->layer[all->count++] = (struct layer){ .image = chain->layer[i] };
+}
+
+void
+layer_done(struct layers *all)
+{
+	for (unsigned i = 0; i < all->count; i++)
+		cipher_free(all->layer[i].cipher);
+	all->count = 0;
+}
+
+int
+layer_bind(struct layers *all, const struct image_chain *chain, struct node *top,
+	   struct error **errp)
+{
+	struct node *n = top;
+	unsigned next = 0;
+
+	for (unsigned i = 0; i < chain->count; i++) {
+		if (!n)
+			return error_set(errp, "%s was changed while it was looked at",
+					 chain->layer[i]->filename);
+		if (next < all->count && all->layer[next].image == chain->layer[i])
+			all->layer[next++].node = n;
+		n = node_backing_skip(n);
+	}
+	return 0;
+}
+
+void
+layer_set_cipher(struct layer *l, struct cipher *c)
+{
+	cipher_free(l->cipher);
+	l->cipher = c;
+}
+
+/* ---- sampling ---- */
+
+static int
+read_unit(struct layer *l, uint64_t off, unsigned sectors, struct layer_capture *c)
+{
+	uint8_t *buf;
+	int r;
+
+	buf = malloc(UNIT);
+	if (!buf)
+		return -ENOMEM;
+	memset(c->have, 0, sizeof(c->have));
+	c->first = off / 512;
+	c->count = sectors;
+	l->capture = c;
+	r = node_pread(l->node, off, buf, sectors * 512);
+	l->capture = NULL;
+	free(buf);
+	return r;
+}
+
+/* The next range at or behind off that this layer stores as data, which for an
+ * encrypted layer is ciphertext unless it is compressed.  0 at the end. */
+static int
+next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
+{
+	uint64_t size = round_down(node_size(l->node), 512);
+
+	while (*off < size) {
+		struct extent x;
+		int r = node_status(l->node, *off, min_u64(size - *off, STATUS_MAX), false, &x);
+
+		if (r < 0)
+			return r;
+		if (!x.len)
+			return -EIO;
+		if (x.flags & EXTENT_DATA && x.flags & EXTENT_ALLOCATED &&
+		    !(x.flags & (EXTENT_COMPRESSED | EXTENT_ZERO))) {
+			*ret_len = x.len;
+			return 0;
+		}
+		*off += x.len;
+	}
+	*ret_len = 0;
+	return 0;
+}
+
+static int
+count_data(struct layer *l, uint64_t *ret_total)
+{
+	uint64_t off = 0, len, total = 0;
+	int r;
+
+	for (;; off += len) {
+		r = next_data(l, &off, &len);
+		if (r < 0 || !len)
+			break;
+		total += len;
+	}
+	*ret_total = total;
+	return r;
+}
+
+/* Add what is encrypted in [off, off + UNIT) to the samples. */
+static int
+sample_unit(struct layer *l, uint64_t off, uint64_t len, struct judge_sample *samples,
+	    size_t *n, struct layer_capture *c)
+{
+	int r = read_unit(l, off, (unsigned)(min_u64(len, UNIT) / 512), c);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < c->count && *n < JUDGE_SAMPLES; i++) {
+		if (!c->have[i])
+			continue;
+		samples[*n].sector = c->first + i;
+		memcpy(samples[(*n)++].data, c->data[i], 512);
+	}
+	return 0;
+}
+
+/* Walk over the data and take a unit wherever another step of it is passed. */
+static int
+sample_all(struct layer *l, uint64_t total, struct judge_sample *samples, size_t *n,
+	   struct layer_capture *c)
+{
+	uint64_t step = max_u64(UNIT, round_up(div_up(total, UNITS_MAX), 512));
+	uint64_t off = 0, len, passed = 0, want = 0;
+
+	for (;; off += len) {
+		int r = next_data(l, &off, &len);
+
+		if (r < 0 || !len)
+			return r;
+		for (; want < passed + len; want += step) {
+			uint64_t in = want - passed;
+
+			r = sample_unit(l, off + in, len - in, samples, n, c);
+			if (r < 0)
+				return r;
+		}
+		passed += len;
+	}
+}
+
+int
+layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n, struct error **errp)
+{
+	CLEANUP(cleanup_free) struct judge_sample *samples = NULL;
+	CLEANUP(cleanup_free) struct layer_capture *c = malloc(sizeof(*c));
+	uint64_t total;
+	size_t n = 0;
+	int r;
+
+	samples = calloc(JUDGE_SAMPLES, sizeof(*samples));
+	if (!samples || !c)
+		return error_set(errp, "Cannot allocate memory");
+	r = count_data(l, &total);
+	if (r == 0)
+		r = sample_all(l, total, samples, &n, c);
+	if (r < 0) {
+		error_set_errno(errp, r, "Could not read %s", l->image->filename);
+		return -1;
+	}
+	*ret = STEAL(samples);
+	*ret_n = n;
+	return 0;
+}
+
+bool
+layer_fetch(void *layer, uint64_t sector, uint8_t data[512])
+{
+	struct layer *l = layer;
+	struct layer_capture *c;
+	struct extent x;
+	bool have = false;
+
+	if (sector >= node_size(l->node) / 512 ||
+	    node_status(l->node, sector * 512, 512, false, &x) < 0 ||
+	    !(x.flags & EXTENT_ALLOCATED))
+		return false;
+	c = malloc(sizeof(*c));
+	if (!c)
+		return false;
+	if (read_unit(l, sector * 512, 1, c) == 0 && c->have[0]) {
+		memcpy(data, c->data[0], 512);
+		have = true;
+	}
+	free(c);
+	return have;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/layer.h - the encrypted layers of a chain that is being opened.
+ *
+ * This is the one struct decryptor there is.  It lets the drivers open every
+ * encrypted layer without a key at first: until a layer has one, it gives what
+ * is stored.  So ciphertext can be sampled through the driver, which knows
+ * what is encrypted and what is not, and keys be judged before one is set.
+ *
+ * Units      bytes, but where a name says sector.
+ * Context    coroutine on loop 0; layer_decryptor's functions as block/open.h
+ *            says.
+ * Errors     0 or -1 with *errp.
+ */
+#ifndef RESCUE_LAYER_H
+#define RESCUE_LAYER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rescue/image.h"
+
+struct cipher;
+struct error;
+struct judge_sample;
+struct node;
+
+struct layer {
+	const struct image *image;
+	struct node *node;		/* borrowed; once bound */
+	struct cipher *cipher;		/* NULL: no key yet */
+	struct layer_capture *capture;	/* where ciphertext goes; NULL: nowhere */
+};
+
+struct layers {
+	struct layer layer[IMAGE_CHAIN_MAX];	/* the topmost first */
+	unsigned count;
+};
+
+/* Hand &layer_decryptor and a struct layers to node_open(). */
+extern const struct decryptor layer_decryptor;
+
+/* The layers of chain that are encrypted; chain is borrowed as long as they are. */
+void layer_init(struct layers *all, const struct image_chain *chain);
+void layer_done(struct layers *all);
+
+/* After node_open(): which node is which layer. */
+int layer_bind(struct layers *all, const struct image_chain *chain, struct node *top,
+	       struct error **errp);
+
+/* Ciphertext sampled evenly over all that this layer stores encrypted: at most
+ * JUDGE_SAMPLES sectors.  The caller frees. */
+int layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n,
+		 struct error **errp);
+
+/* One sector's ciphertext, for struct judge_disk.  false: there is none. */
+bool layer_fetch(void *layer, uint64_t sector, uint8_t data[512]);
+
+/* Decrypt with c from now on; c is taken over. */
+void layer_set_cipher(struct layer *l, struct cipher *c);
+
+#endif

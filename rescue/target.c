@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/target.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+
+enum { PROC_PATH = 40, TRIES = 100 };
+
+struct target {
+	char *path;		/* as the user named it, for messages */
+	const char *name;	/* its last part, within path */
+	int dir, fd;
+	bool force;
+	char *hidden;		/* a name in dir that is to be removed; NULL: none */
+	char proc[PROC_PATH];	/* /proc/self/fd/N */
+};
+
+static int
+fail(struct target *t, struct error **errp, const char *what)
+{
+	error_set_errno(errp, errno, "Could not %s '%s'", what, t->path);
+	return -1;
+}
+
+static int
+open_folder(struct target *t, struct error **errp)
+{
+	char *slash = strrchr(t->path, '/');
+	CLEANUP(cleanup_free) char *folder = NULL;
+
+	t->name = slash ? slash + 1 : t->path;
+	folder = slash ? strndup(t->path, (size_t)(slash + 1 - t->path)) : strdup(".");
+	if (!folder)
+		return error_set(errp, "Cannot allocate memory");
+	t->dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (t->dir < 0) {
+		error_set_errno(errp, errno, "Could not open the folder of '%s'", t->path);
+		return -1;
+	}
+	return 0;
+}
+
+static int
+check_existing(struct target *t, struct error **errp)
+{
+	struct stat st;
+
+	if (!*t->name)
+		return error_set(errp, "Could not create '%s': that is a folder", t->path);
+	if (fstatat(t->dir, t->name, &st, 0) < 0 &&
+	    fstatat(t->dir, t->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (errno == ENOENT)
+			return 0;
+		return fail(t, errp, "look at");
+	}
+	if (S_ISDIR(st.st_mode))
+		return error_set(errp, "Could not create '%s': that is a folder", t->path);
+	if (!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
+		return error_set(errp, "Could not create '%s': something that is not a regular "
+				 "file is there, and is not replaced", t->path);
+	if (!t->force)
+		return error_set(errp, "'%s' exists already; --force replaces it", t->path);
+	return 0;
+}
+
+/* Do op with a hidden name that is not taken; the name goes into t->hidden. */
+static int
+with_hidden_name(struct target *t, int (*op)(struct target *t, const char *name))
+{
+	static unsigned counter;
+
+	for (unsigned i = 0; i < TRIES; i++) {
+		char *name;
+
+		if (asprintf(&name, ".%.200s.%d-%u", t->name, (int)getpid(), counter++) < 0) {
+			errno = ENOMEM;
+			return -1;
+		}
+		if (op(t, name) == 0) {
+			t->hidden = name;
+			return 0;
+		}
+		free(name);
+		if (errno != EEXIST)
+			return -1;
+	}
+	return -1;
+}
+
+static int
+create_named(struct target *t, const char *name)
+{
+	t->fd = openat(t->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return t->fd < 0 ? -1 : 0;
+}
+
+static int
+link_named(struct target *t, const char *name)
+{
+	return linkat(AT_FDCWD, t->proc, t->dir, name, AT_SYMLINK_FOLLOW);
+}
+
+static void
+set_proc_path(struct target *t)
+{
+	snprintf(t->proc, sizeof(t->proc), "/proc/self/fd/%d", t->fd);
+}
+
+/* A file without a name, if there can be one and it can get one later. */
+static bool
+create_nameless(struct target *t)
+{
+	t->fd = openat(t->dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (t->fd < 0)
+		return false;
+	set_proc_path(t);
+	if (access(t->proc, F_OK) == 0)
+		return true;
+	close(t->fd);
+	t->fd = -1;
+	return false;
+}
+
+static int
+create(struct target *t, struct error **errp)
+{
+	if (!create_nameless(t)) {
+		if (with_hidden_name(t, create_named) < 0)
+			return fail(t, errp, "create");
+		set_proc_path(t);
+	}
+	if (fchmod(t->fd, 0600) < 0)
+		return fail(t, errp, "set the permissions of");
+	return 0;
+}
+
+/* A target whose place was looked at, and that has no file yet. */
+static int
+prepare(const char *path, bool force, struct target **ret, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return error_set(errp, "Cannot allocate memory");
+	t->dir = t->fd = -1;
+	t->force = force;
+	t->path = strdup(path);
+	if (!t->path)
+		return error_set(errp, "Cannot allocate memory");
+	if (open_folder(t, errp) < 0 || check_existing(t, errp) < 0)
+		return -1;
+	*ret = STEAL(t);
+	return 0;
+}
+
+int
+target_check_place(const char *path, bool force, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+
+	return prepare(path, force, &t, errp);
+}
+
+int
+target_new(const char *path, bool force, struct target **ret, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+
+	if (prepare(path, force, &t, errp) < 0 || create(t, errp) < 0)
+		return -1;
+	*ret = STEAL(t);
+	return 0;
+}
+
+void
+target_free(struct target *t)
+{
+	if (!t)
+		return;
+	if (t->hidden)
+		unlinkat(t->dir, t->hidden, 0);
+	cleanup_close(&t->fd);
+	cleanup_close(&t->dir);
+	free(t->hidden);
+	free(t->path);
+	free(t);
+}
+
+void
+target_freep(struct target **t)
+{
+	target_free(*t);
+	*t = NULL;
+}
+
+int
+target_fd(const struct target *t)
+{
+	return t->fd;
+}
+
+const char *
+target_open_path(const struct target *t)
+{
+	return t->proc;
+}
+
+int
+target_check_space(const struct target *t, uint64_t bytes, struct error **errp)
+{
+	struct statvfs vfs;
+	uint64_t blocks;
+
+	/* A file system that does not tell has no say. */
+	if (fstatvfs(t->dir, &vfs) < 0 || !vfs.f_frsize || !vfs.f_blocks)
+		return 0;
+	blocks = geteuid() == 0 ? vfs.f_bfree : vfs.f_bavail;
+	if (bytes / vfs.f_frsize < blocks)
+		return 0;
+	return error_set(errp, "There is not enough room for '%s': it will take about %llu bytes, "
+			 "and %llu are free", t->path, (unsigned long long)bytes,
+			 (unsigned long long)blocks * vfs.f_frsize);
+}
+
+int
+target_sync(struct target *t, struct error **errp)
+{
+	return fsync(t->fd) < 0 ? fail(t, errp, "write to disk") : 0;
+}
+
+/* Replace whatever is there, at once. */
+static int
+publish_over(struct target *t)
+{
+	if (!t->hidden && with_hidden_name(t, link_named) < 0)
+		return -1;
+	return renameat(t->dir, t->hidden, t->dir, t->name);
+}
+
+static int
+publish_new(struct target *t)
+{
+	if (!t->hidden)
+		return linkat(AT_FDCWD, t->proc, t->dir, t->name, AT_SYMLINK_FOLLOW);
+	if (renameat2(t->dir, t->hidden, t->dir, t->name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	/* A file system without that flag: the hidden name goes in target_free(). */
+	return linkat(t->dir, t->hidden, t->dir, t->name, 0);
+}
+
+int
+target_publish(struct target *t, struct error **errp)
+{
+	if ((t->force ? publish_over : publish_new)(t) < 0) {
+		if (errno == EEXIST)
+			return error_set(errp, "'%s' has come to exist meanwhile; it was left "
+					 "alone", t->path);
+		return fail(t, errp, "name the finished file");
+	}
+	if (t->hidden)
+		(void)unlinkat(t->dir, t->hidden, 0);	/* gone already if it was renamed */
+	free(t->hidden);
+	t->hidden = NULL;
+	return fsync(t->dir) < 0 ? fail(t, errp, "write to disk the name of") : 0;
+}
+
+bool
+target_is_same_file(const char *path, dev_t dev, ino_t ino)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
+}

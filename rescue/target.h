@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/target.h - a file that appears under its name only when it is whole.
+ *
+ * Until target_publish() the file has no name at all (O_TMPFILE), so nothing
+ * can be left behind, not even by SIGKILL.  Where the file system cannot do
+ * that, it has a hidden name beside the final one, ".NAME.XXXXXX", which is
+ * removed on every way out but SIGKILL and power loss.
+ *
+ * The mode is 0600, whatever the umask: it is somebody's decrypted disk.
+ *
+ * Units      bytes.
+ * Context    loop 0 or a worker; blocks; one caller at a time.
+ * Errors     0 or -1 with *errp.
+ */
+#ifndef RESCUE_TARGET_H
+#define RESCUE_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+struct error;
+struct target;
+
+/* Could path be made now?  What exists there is an error unless force, and if
+ * it is not a regular file, always. */
+int target_check_place(const char *path, bool force, struct error **errp);
+
+/* Start a file that will be path, after the same checks. */
+int target_new(const char *path, bool force, struct target **ret, struct error **errp);
+
+/* Give up what was not published, leaving nothing.  Takes NULL. */
+void target_free(struct target *t);
+void target_freep(struct target **t);	/* for CLEANUP */
+
+int target_fd(const struct target *t);
+/* A path under which the unfinished file can be opened, by this process. */
+const char *target_open_path(const struct target *t);
+
+/* Is there room for this many more bytes?  Compression is not thought of. */
+int target_check_space(const struct target *t, uint64_t bytes, struct error **errp);
+
+/* Wait until the data is on disk. */
+int target_sync(struct target *t, struct error **errp);
+
+/* Give the file its name, and wait until that is on disk.  Without force it
+ * never replaces what has come to be there meanwhile. */
+int target_publish(struct target *t, struct error **errp);
+
+/* Does path lead to this file, by whatever name or link?  false: or to none. */
+bool target_is_same_file(const char *path, dev_t dev, ino_t ino);
+
+#endif

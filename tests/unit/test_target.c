@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A target has its name when it is published and not before, and replaces only
+ * what it may. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "rescue/target.h"
+
+static char dir[] = "/tmp/quoin-target-XXXXXX";
+
+static char *
+path_of(const char *name)
+{
+	static char path[2][128];
+	static unsigned next;
+
+	next ^= 1;
+	snprintf(path[next], sizeof(path[next]), "%s/%s", dir, name);
+	return path[next];
+}
+
+static unsigned
+files_in_dir(void)
+{
+	DIR *d = opendir(dir);
+	unsigned n = 0;
+
+	assert_non_null(d);
+	for (struct dirent *e; (e = readdir(d));)
+		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+	closedir(d);
+	return n;
+}
+
+static void
+put_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void
+assert_content(const char *path, const char *want)
+{
+	char got[64] = "";
+	FILE *f = fopen(path, "r");
+
+	assert_non_null(f);
+	assert_true(fread(got, 1, sizeof(got) - 1, f) > 0);
+	fclose(f);
+	assert_string_equal(got, want);
+}
+
+static struct target *
+start(const char *path, bool force)
+{
+	struct target *t = NULL;
+	CLEANUP(cleanup_close) int fd = -1;
+
+	assert_int_equal(target_new(path, force, &t, NULL), 0);
+	fd = open(target_open_path(t), O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "new", 3), 3);
+	return t;
+}
+
+static void
+test_it_appears_when_published(void **state)
+{
+	CLEANUP(target_freep) struct target *t = start(path_of("plain"), false);
+	struct stat st;
+
+	assert_int_not_equal(access(path_of("plain"), F_OK), 0);
+	assert_int_equal(target_sync(t, NULL), 0);
+	assert_int_equal(target_publish(t, NULL), 0);
+	assert_content(path_of("plain"), "new");
+	assert_int_equal(stat(path_of("plain"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("plain"));
+}
+
+static void
+test_given_up_it_leaves_nothing(void **state)
+{
+	target_free(start(path_of("gone"), false));
+	assert_int_equal(files_in_dir(), 0);
+}
+
+static void
+test_an_existing_file_is_replaced_by_force_only(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	CLEANUP(target_freep) struct target *t = NULL;
+
+	put_file(path_of("old"), "old");
+	assert_int_equal(target_new(path_of("old"), false, &t, &err), -1);
+	assert_non_null(strstr(error_text(err), "exists already; --force"));
+	t = start(path_of("old"), true);
+	assert_content(path_of("old"), "old");
+	assert_int_equal(target_publish(t, NULL), 0);
+	assert_content(path_of("old"), "new");
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("old"));
+}
+
+static void
+test_what_came_meanwhile_is_left_alone(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	struct target *t = start(path_of("race"), false);
+
+	put_file(path_of("race"), "theirs");
+	assert_int_equal(target_publish(t, &err), -1);
+	assert_non_null(strstr(error_text(err), "left alone"));
+	target_free(t);
+	assert_content(path_of("race"), "theirs");
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("race"));
+}
+
+static void
+test_only_regular_files_are_replaced(void **state)
+{
+	CLEANUP(error_freep) struct error *fifo = NULL;
+	CLEANUP(error_freep) struct error *folder = NULL;
+
+	assert_int_equal(mkfifo(path_of("fifo"), 0600), 0);
+	assert_int_equal(target_check_place(path_of("fifo"), true, &fifo), -1);
+	assert_non_null(strstr(error_text(fifo), "not a regular file"));
+	unlink(path_of("fifo"));
+	assert_int_equal(target_check_place(dir, true, &folder), -1);
+	assert_non_null(strstr(error_text(folder), "that is a folder"));
+	assert_int_equal(target_check_place(path_of(""), true, NULL), -1);
+	assert_int_equal(target_check_place("", true, NULL), -1);
+	assert_int_equal(target_check_place(path_of("none/x"), true, NULL), -1);
+}
+
+static void
+test_room_is_asked_for(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	CLEANUP(target_freep) struct target *t = start(path_of("room"), false);
+
+	assert_int_equal(target_check_space(t, 4096, NULL), 0);
+	assert_int_equal(target_check_space(t, 1ULL << 62, &err), -1);
+	assert_non_null(strstr(error_text(err), "not enough room"));
+}
+
+static void
+test_links_to_a_file_are_seen_through(void **state)
+{
+	struct stat st;
+
+	put_file(path_of("file"), "x");
+	assert_int_equal(stat(path_of("file"), &st), 0);
+	assert_int_equal(symlink("file", path_of("soft")), 0);
+	assert_int_equal(link(path_of("file"), path_of("hard")), 0);
+	assert_true(target_is_same_file(path_of("soft"), st.st_dev, st.st_ino));
+	assert_true(target_is_same_file(path_of("hard"), st.st_dev, st.st_ino));
+	assert_false(target_is_same_file(path_of("other"), st.st_dev, st.st_ino));
+	unlink(path_of("file"));
+	unlink(path_of("soft"));
+	unlink(path_of("hard"));
+}
+
+static int
+set_up(void **state)
+{
+	return mkdtemp(dir) ? 0 : -1;
+}
+
+static int
+tear_down(void **state)
+{
+	return rmdir(dir);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_it_appears_when_published),
+		cmocka_unit_test(test_given_up_it_leaves_nothing),
+		cmocka_unit_test(test_an_existing_file_is_replaced_by_force_only),
+		cmocka_unit_test(test_what_came_meanwhile_is_left_alone),
+		cmocka_unit_test(test_only_regular_files_are_replaced),
+		cmocka_unit_test(test_room_is_asked_for),
+		cmocka_unit_test(test_links_to_a_file_are_seen_through),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
