@@ -3,14 +3,45 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "cli/info.h"
+#include "cli/rescue.h"
+
+enum { EXIT_USAGE = 2 };
+
+/* Each verb gets argv from its own name on, and returns the exit status. */
+static const struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *summary;
+} verbs[] = {
+	{ "rescue", cli_rescue, "decrypt an image to a plain one" },
+	{ "info", cli_info, "say what an image is, and how it is encrypted" },
+};
 
 static void
 print_help(void)
 {
-	puts("Usage: quoin [OPTION]... VERB [ARGUMENT]...\n"
-	     "\n"
+	puts("Usage: quoin [OPTION]... VERB [ARGUMENT]...\n");
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		printf("  %-14s %s\n", verbs[i].name, verbs[i].summary);
+	puts("\n"
 	     "  -h, --help     display this help and exit\n"
-	     "  -V, --version  output version information and exit");
+	     "  -V, --version  output version information and exit\n"
+	     "\n"
+	     "'quoin VERB --help' tells more.");
+}
+
+static int
+run_verb(int argc, char **argv)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		if (!strcmp(verbs[i].name, argv[0]))
+			return verbs[i].run(argc, argv);
+	fprintf(stderr, "quoin: unknown verb '%s'; see quoin --help\n", argv[0]);
+	return EXIT_USAGE;
 }
 
 int
@@ -33,12 +64,15 @@ main(int argc, char **argv)
 			puts("quoin version " PACKAGE_VERSION);
 			return EXIT_SUCCESS;
 		default:
-			return EXIT_FAILURE;
+			return EXIT_USAGE;
 		}
 	}
-	if (optind < argc)
-		fprintf(stderr, "quoin: unknown verb '%s'\n", argv[optind]);
-	else
+	if (optind == argc) {
 		fprintf(stderr, "quoin: no verb given; see quoin --help\n");
-	return EXIT_FAILURE;
+		return EXIT_USAGE;
+	}
+	argc -= optind;
+	argv += optind;
+	optind = 0;	/* a fresh start for the verb's own getopt */
+	return run_verb(argc, argv);
 }

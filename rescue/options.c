@@ -105,6 +105,11 @@ options_for_chain(const struct image_chain *chain)
 		}
 		below = o;
 	}
+	below->node_name = strdup("source");
+	if (!below->node_name) {
+		BlockdevOptions_free(below);
+		return NULL;
+	}
 	return below;
 }
 
@@ -130,5 +135,6 @@ options_open_qcow2(const char *path)
 		return NULL;
 	o->driver = BLOCKDEV_DRIVER_QCOW2;
 	o->u.qcow2.file = file_ref(path, false, false);
-	return o->u.qcow2.file ? STEAL(o) : NULL;
+	o->node_name = strdup("target");
+	return o->u.qcow2.file && o->node_name ? STEAL(o) : NULL;
 }

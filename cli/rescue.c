@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/rescue.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "rescue/key.h"
+#include "rescue/keyring.h"
+#include "rescue/run.h"
+
+static const char help[] =
+	"Usage: quoin rescue [OPTION]... SOURCE TARGET\n"
+	"\n"
+	"Decrypt an image that is encrypted in the old way of qcow or qcow2 (AES-CBC) to\n"
+	"a plain one.  The backing files of SOURCE are read too, and TARGET needs none of\n"
+	"them.  SOURCE is never changed.  TARGET appears when it is whole and on disk.\n"
+	"\n"
+	"The password is asked for on the terminal, unless a key option is given.  Keys\n"
+	"are tried as they are and then without the newline at their end, or with one;\n"
+	"several may be given, each layer takes the one that fits.  What a key decrypts\n"
+	"is looked at before anything is written, and a wrong one is refused.\n"
+	"\n"
+	"      --key-file FILE          the password is all of FILE\n"
+	"      --key-fd N               the password is all that descriptor N gives\n"
+	"      --target-format FORMAT   raw (default) or qcow2\n"
+	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
+	"                               right: if it is wrong, TARGET will be noise\n"
+	"  -f, --force                  replace TARGET if it exists\n"
+	"  -q, --quiet                  print errors only\n"
+	"  -h, --help                   display this help and exit\n"
+	"\n"
+	"SIGUSR1 prints how far it is.\n"
+	"\n"
+	"Exit status: 0, 1 on errors, 2 for bad usage, 3 if the key is wrong, 4 if it\n"
+	"cannot be judged whether it is.\n";
+
+enum {
+	OPT_KEY_FILE = 256,
+	OPT_KEY_FD,
+	OPT_FORMAT,
+	OPT_ACCEPT,
+};
+
+static const struct option long_options[] = {
+	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
+	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
+	{ "target-format", required_argument, NULL, OPT_FORMAT },
+	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
+	{ "force", no_argument, NULL, 'f' },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+enum { PARSE_HELP = -1, PARSE_OK = 0 };
+
+static void
+say(const char *line)
+{
+	fprintf(stderr, "%s\n", line);
+}
+
+static int
+complain(const char *what, const char *arg)
+{
+	fprintf(stderr, "quoin rescue: %s%s; see quoin rescue --help\n", what, arg);
+	return RUN_USAGE;
+}
+
+static int
+add_key(struct keyring *ring, int opt, const char *arg)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	struct key *key = NULL;
+	char *end;
+	long fd;
+	int r;
+
+	ring->ask = false;
+	if (opt == OPT_KEY_FD) {
+		errno = 0;
+		fd = strtol(arg, &end, 10);
+		if (errno || end == arg || *end || fd < 0 || fd > INT_MAX)
+			return complain("this is no file descriptor: ", arg);
+		r = key_read_fd((int)fd, &key, &err);
+	} else {
+		r = key_read_file(arg, &key, &err);
+	}
+	if (r == 0)
+		r = keyring_add(ring, key, &err);
+	if (r == 0)
+		return PARSE_OK;
+	fprintf(stderr, "quoin rescue: %s\n", error_text(err));
+	return RUN_FAILED;
+}
+
+static int
+set_format(struct run_options *o, const char *arg)
+{
+	if (!strcmp(arg, "raw"))
+		o->format = RUN_RAW;
+	else if (!strcmp(arg, "qcow2"))
+		o->format = RUN_QCOW2;
+	else
+		return complain("the target's format is raw or qcow2, not ", arg);
+	return PARSE_OK;
+}
+
+static int
+take_option(struct run_options *o, int opt)
+{
+	switch (opt) {
+	case OPT_KEY_FILE:
+	case OPT_KEY_FD:
+		return add_key(o->keys, opt, optarg);
+	case OPT_FORMAT:
+		return set_format(o, optarg);
+	case OPT_ACCEPT:
+		o->keys->accept_unverified = true;
+		return PARSE_OK;
+	case 'f':
+		o->force = true;
+		return PARSE_OK;
+	case 'q':
+		o->say = NULL;
+		o->progress = NULL;
+		return PARSE_OK;
+	case 'h':
+		return PARSE_HELP;
+	default:
+		return RUN_USAGE;
+	}
+}
+
+/* PARSE_OK, PARSE_HELP, or the exit status of an error that was printed. */
+static int
+parse(int argc, char **argv, struct run_options *o)
+{
+	int c, r;
+
+	while ((c = getopt_long(argc, argv, "fqh", long_options, NULL)) != -1) {
+		r = take_option(o, c);
+		if (r != PARSE_OK)
+			return r;
+	}
+	if (argc - optind != 2)
+		return complain("a source and a target are wanted", "");
+	o->source = argv[optind];
+	o->target = argv[optind + 1];
+	o->keys->say = o->say;
+	return PARSE_OK;
+}
+
+static int
+run(const struct run_options *o)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	int status = run_rescue(o, &err);
+
+	if (err)
+		fprintf(stderr, "quoin rescue: %s\n", error_text(err));
+	if (status == RUN_OK && o->say)
+		fprintf(stderr, "%s is whole and on disk\n", o->target);
+	return status;
+}
+
+int
+cli_rescue(int argc, char **argv)
+{
+	static const struct rlimit no_core = { 0, 0 };
+	struct keyring keys = { .ask = true };
+	struct run_options o = { .keys = &keys, .say = say, .progress = stderr };
+	int status;
+
+	/* Keys and plain data have no business in a core dump. */
+	(void)setrlimit(RLIMIT_CORE, &no_core);
+	status = parse(argc, argv, &o);
+	if (status == PARSE_OK)
+		status = run(&o);
+	keyring_done(&keys);
+	if (status == PARSE_HELP) {
+		fputs(help, stdout);
+		return EXIT_SUCCESS;
+	}
+	if (status > RUN_INTERRUPTED) {
+		fprintf(stderr, "quoin rescue: interrupted, nothing was left behind\n");
+		signal(status - RUN_INTERRUPTED, SIG_DFL);
+		raise(status - RUN_INTERRUPTED);
+	}
+	return status;
+}
