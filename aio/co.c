@@ -13,7 +13,7 @@
 #include "base/cleanup.h"
 
 /* Stacks that a loop keeps for the next coroutines.  Most touch 8 KiB. */
-enum { POOL_MAX = 256 };
+enum { POOL_MAX = 128 };
 
 /* What a coroutine may be charged between two parks: some 100 us. */
 enum { CHARGE_MAX = 128 };

@@ -35,7 +35,8 @@ enum loops_flag {
 	LOOPS_NO_URING = 1 << 0,	/* as if the kernel had no io_uring */
 };
 
-/* Make loop 0 of the calling thread, and n_io I/O loops with their threads. */
+/* Make loop 0 of the calling thread, and n_io I/O loops with their threads.  No
+ * fork() from here on, unless to exec(). */
 int loops_start(unsigned n_io, unsigned flags, struct error **errp);
 
 /* Stop and join all I/O loops, and free everything; on loop 0, outside of

@@ -66,6 +66,27 @@ check_ops(struct ring *r, char *why, size_t why_size)
 	return ret;
 }
 
+/* A filter may allow the set-up and forbid the rest: try one that does nothing
+ * before anybody depends on it. */
+static int
+try_nop(struct ring *r, char *why, size_t why_size)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
+	struct io_uring_cqe *cqe;
+	int err;
+
+	io_uring_prep_nop(sqe);
+	err = io_uring_submit_and_wait(&r->uring, 1);
+	if (err >= 0)
+		err = io_uring_peek_cqe(&r->uring, &cqe);
+	if (err < 0) {
+		snprintf(why, why_size, "io_uring_enter: %s", strerror(-err));
+		return err;
+	}
+	io_uring_cqe_seen(&r->uring, cqe);
+	return 0;
+}
+
 int
 ring_new(int wake_fd, struct ring **ret, char *why, size_t why_size)
 {
@@ -86,6 +107,8 @@ ring_new(int wake_fd, struct ring **ret, char *why, size_t why_size)
 		return err;
 	}
 	err = check_ops(r, why, why_size);
+	if (err == 0)
+		err = try_nop(r, why, why_size);
 	if (err == 0) {
 		err = io_uring_register_eventfd(&r->uring, wake_fd);
 		if (err < 0)

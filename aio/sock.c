@@ -49,6 +49,7 @@ struct direction {
 struct sock {
 	int fd;
 	bool is_socket;
+	bool was_blocking;	/* and is again when we are through with it */
 	struct loop *loop;
 	struct direction dir[2];
 };
@@ -139,9 +140,12 @@ sock_new(int fd, struct sock **ret)
 	s->fd = fd;
 	s->loop = loop_tls;
 	s->is_socket = fd_is_socket(fd);
+	s->was_blocking = !(flags & O_NONBLOCK);
 	s->dir[SOCK_READ].ready = s->dir[SOCK_WRITE].ready = true;
 	r = events_make(s);
 	if (r < 0) {
+		if (s->was_blocking)
+			(void)fcntl(fd, F_SETFL, flags);
 		free(s);
 		return r;
 	}
@@ -157,6 +161,9 @@ sock_detach(struct sock *s)
 	assert(s->loop == loop_tls);
 	assert(!s->dir[SOCK_READ].waiter && !s->dir[SOCK_WRITE].waiter);
 	events_free(s);
+	/* A terminal is shared with the shell that we return to. */
+	if (s->was_blocking)
+		(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 	free(s);
 	return fd;
 }

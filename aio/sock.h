@@ -23,8 +23,10 @@ struct sock;
 
 enum sock_dir { SOCK_READ, SOCK_WRITE };
 
-/* Take fd over (any fd that poll works on: socket, pipe, terminal), make it
- * non-blocking, on this loop.  On failure fd remains the caller's.  On a loop. */
+/* Take fd over (socket, pipe, terminal; what cannot be polled, as a file, is
+ * always ready), make it non-blocking for as long as it is ours, on this loop.
+ * On failure fd remains the caller's.  On a loop.  A program that writes to
+ * pipes ignores SIGPIPE. */
 int sock_new(int fd, struct sock **ret);
 
 /* Forget the fd without closing it, and give it back: to move a connection to

@@ -217,8 +217,9 @@ int
 co_sleep(int64_t ns)
 {
 	struct sleeper s = { .timer.fn = sleeper_wake, .co = co_self() };
+	int64_t now = clock_ns();
 
-	timer_set(&s.timer, clock_ns() + ns);
+	timer_set(&s.timer, ns < INT64_MAX - now ? now + ns : INT64_MAX);
 	while (!s.done && !co_cancelled())
 		co_park();
 	timer_cancel(&s.timer);
