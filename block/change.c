@@ -334,26 +334,44 @@ change_point_root(struct change *c, struct root *r, struct node *n, struct error
 		     errp);
 }
 
+static bool
+reaches(const struct node *from, const struct node *to)
+{
+	struct edge *e;
+
+	if (from == to)
+		return true;
+	LIST_FOREACH(e, &from->edges, in_parent)
+		if (e->child && reaches(e->child, to))
+			return true;
+	return false;
+}
+
 int
 change_move_users(struct change *c, struct node *from, struct node *to,
-		  const struct node *except, struct error **errp)
+		  struct error **errp)
 {
-	struct use *u, *tmp;
+	struct list users = LIST_INIT(users);
+	struct use *u;
+	int r = 0;
 
-	LIST_FOREACH_SAFE(u, tmp, &from->users, link) {
-		struct edge *e = CONTAINER_OF(u, struct edge, use);
-		int r;
+	/* Oldest first, so that the order on `to` is as it was here.  Each one is
+	 * parked on a list of our own, because pointing it moves it. */
+	list_splice(&users, &from->users);
+	while (!r && !list_empty(&users)) {
+		struct edge *e;
 
+		u = LIST_ENTRY(users.prev, struct use, link);
+		list_remove(&u->link);
+		list_push(&from->users, &u->link);
+		e = CONTAINER_OF(u, struct edge, use);
 		if (u->is_root)
 			r = change_point_root(c, root_of_use(u), to, errp);
-		else if (e->parent == except)
-			continue;
-		else
+		else if (!reaches(to, e->parent))
 			r = change_point_edge(c, e, to, errp);
-		if (r < 0)
-			return r;
 	}
-	return 0;
+	list_splice(&from->users, &users);
+	return r;
 }
 
 /* ---- the step that sets what a use claims ---- */

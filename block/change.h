@@ -87,8 +87,9 @@ int change_set_perm(struct change *c, struct use *u, perm_set perm, perm_set sha
  * them, and have the drivers concerned prepare for them (block/perm.c). */
 int change_permit(struct change *c, struct error **errp);
 
-/* All users of from, except the edges of except's (NULL: none), use to instead. */
+/* All users of from use to instead, but for those that to itself stands on: their
+ * edges would close a cycle. */
 int change_move_users(struct change *c, struct node *from, struct node *to,
-		      const struct node *except, struct error **errp);
+		      struct error **errp);
 
 #endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Changes of the graph as commands and jobs ask for them, each one a change. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "block/change.h"
+#include "block/driver.h"
+#include "block/graph.h"
+#include "block/node.h"
+
+/* ---- filters and replacing ---- */
+
+static int
+move_all(struct node *from, struct node *to, struct edge *drop, struct error **errp)
+{
+	struct node *concerned[] = { from, to };
+	struct change c;
+	int r = change_begin(&c, concerned, ARRAY_SIZE(concerned), errp);
+
+	if (!r)
+		r = change_move_users(&c, from, to, errp);
+	if (!r && drop)
+		r = change_drop_edge(&c, drop, errp);
+	if (!r)
+		r = change_permit(&c, errp);
+	return change_end(&c, r);
+}
+
+int
+node_insert_above(struct node *on, struct node *filter, struct error **errp)
+{
+	return move_all(on, filter, NULL, errp);
+}
+
+static struct edge *
+filtered_edge(const struct node *n)
+{
+	struct edge *e;
+
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (e->role & ROLE_FILTERED)
+			return e;
+	return NULL;
+}
+
+int
+node_remove_filter(struct node *n, struct error **errp)
+{
+	struct edge *e = filtered_edge(n);
+
+	if (!e)
+		return error_set(errp, "Node '%s' is not a filter", n->name);
+	return move_all(n, e->child, e, errp);
+}
+
+int
+node_replace(struct node *from, struct node *to, struct error **errp)
+{
+	return from == to ? 0 : move_all(from, to, NULL, errp);
+}
+
+/* ---- backing files ---- */
+
+static int
+write_backing(struct node *n, const char *file, const char *fmt, struct error **errp)
+{
+	if (!n->driver->change_backing)
+		return error_set(errp, "Driver '%s' of node '%s' records no backing file",
+				 n->driver->name, n->name);
+	if (n->read_only)
+		return error_set(errp, "Node '%s' is read only", n->name);
+	return n->driver->change_backing(n, file, fmt, errp);
+}
+
+static int
+link_backing(struct change *c, struct node *overlay, struct node *backing,
+	     struct error **errp)
+{
+	struct edge *e = overlay->backing;
+
+	if (backing && node_chain_contains(backing, overlay))
+		return error_set(errp, "Making '%s' a backing child of '%s' would create "
+				 "a cycle", backing->name, overlay->name);
+	if (!backing)
+		return e ? change_drop_edge(c, e, errp) : 0;
+	if (e)
+		return change_point_edge(c, e, backing, errp);
+	return change_add_edge(c, overlay, backing, "backing", ROLE_COW, NULL, errp);
+}
+
+int
+node_set_backing(struct node *overlay, struct node *backing, const char *file,
+		 const char *fmt, struct error **errp)
+{
+	struct change c;
+	int r;
+
+	if (!(overlay->driver->caps & DRIVER_BACKING))
+		return error_set(errp, "Driver '%s' of node '%s' does not support backing "
+				 "files", overlay->driver->name, overlay->name);
+	r = change_begin(&c, &overlay, 1, errp);
+	if (!r)
+		r = link_backing(&c, overlay, backing, errp);
+	if (!r)
+		r = change_permit(&c, errp);
+	/* The header last: nothing can fail behind it. */
+	if (!r && file)
+		r = write_backing(overlay, file, fmt, errp);
+	return change_end(&c, r);
+}
+
+int
+node_change_backing_file(struct node *n, const char *file, const char *fmt,
+			 struct error **errp)
+{
+	struct change c;
+	int r = change_begin(&c, &n, 1, errp);
+
+	if (!r)
+		r = write_backing(n, file, fmt, errp);
+	return change_end(&c, r);
+}
+
+/* ---- read-only and back ---- */
+
+/* Undoes what one node's switch has done. */
+struct mode_step {
+	struct change_step step;
+	struct node *node;
+	bool read_only;		/* what it was switched to */
+	bool driver_done;	/* the driver has switched too */
+};
+
+static void
+mode_abort(struct change_step *s)
+{
+	struct mode_step *m = (struct mode_step *)s;
+
+	m->node->read_only = !m->read_only;
+	if (m->driver_done)
+		(void)m->node->driver->set_read_only(m->node, !m->read_only, NULL);
+}
+
+static void
+mode_done(struct change_step *s, bool committed)
+{
+	(void)committed;
+	free(s);
+}
+
+static const struct change_ops mode_ops = { .abort = mode_abort, .done = mode_done };
+
+/* Switch the flag, and the driver as well if it is the right moment. */
+static int
+switch_node(struct change *c, struct node *n, bool read_only, bool with_driver,
+	    struct error **errp)
+{
+	struct mode_step *m = malloc(sizeof(*m));
+
+	if (!m || change_touch(c, n, errp) < 0) {
+		if (!m)
+			error_set(errp, "Cannot allocate memory");
+		free(m);
+		return -1;
+	}
+	*m = (struct mode_step){ .step.ops = &mode_ops, .node = n,
+				 .read_only = read_only };
+	n->read_only = read_only;
+	change_add(c, &m->step);
+	if (!with_driver || !n->driver->set_read_only)
+		return 0;
+	if (n->driver->set_read_only(n, read_only, errp) < 0)
+		return -1;
+	m->driver_done = true;
+	return 0;
+}
+
+/* The node's own storage that was opened with it and follows its mode. */
+static struct node *
+own_file(const struct node *n)
+{
+	struct node *file = node_file(n);
+
+	return file && file->inherits && !(n->file->role & ROLE_COW) ? file : NULL;
+}
+
+/* Downwards in one order or the other: a format writes its header through a file
+ * that is writable, so the file is switched first on the way to writing, last on
+ * the way back. */
+static int
+switch_tree(struct change *c, struct node *n, bool read_only, struct error **errp)
+{
+	struct node *file = own_file(n);
+	bool storage = node_is_protocol(n);
+
+	if (n->read_only == read_only)
+		return 0;
+	if (!read_only && file && switch_tree(c, file, false, errp) < 0)
+		return -1;
+	if (switch_node(c, n, read_only, read_only || storage, errp) < 0)
+		return -1;
+	if (read_only && file && switch_tree(c, file, true, errp) < 0)
+		return -1;
+	return 0;
+}
+
+/* On the way to writing the formats follow once permissions allow them to. */
+static int
+tell_formats(struct node *n, struct error **errp)
+{
+	struct node *file = own_file(n);
+
+	if (file && tell_formats(file, errp) < 0)
+		return -1;
+	if (node_is_protocol(n) || !n->driver->set_read_only)
+		return 0;
+	return n->driver->set_read_only(n, false, errp);
+}
+
+int
+node_set_read_only(struct node *n, bool read_only, struct error **errp)
+{
+	struct change c;
+	int r;
+
+	if (n->read_only == read_only)
+		return 0;
+	r = change_begin(&c, &n, 1, errp);
+	if (!r)
+		r = switch_tree(&c, n, read_only, errp);
+	if (!r)
+		r = change_permit(&c, errp);
+	if (!r && !read_only)
+		r = tell_formats(n, errp);
+	return change_end(&c, r);
+}
