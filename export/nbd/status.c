@@ -173,12 +173,12 @@ nbd_status_run(struct nbd_request *q)
 	uint8_t *to;
 	int r = 0;
 
-	if (!q->len) {
-		nbd_reply_error(q, -EINVAL, "need non-zero length");
-		return;
-	}
 	if (!chosen) {
 		nbd_reply_error(q, -EINVAL, "CMD_BLOCK_STATUS not negotiated");
+		return;
+	}
+	if (!q->len) {
+		nbd_reply_error(q, -EINVAL, "need non-zero length");
 		return;
 	}
 	if (max > 1)
