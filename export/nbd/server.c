@@ -231,7 +231,7 @@ apply_limits(struct nbd_server *s, const struct NbdServerOptions *opts)
 int
 nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 {
-	int fds[FDS_MAX], n, r = 0;
+	int fds[FDS_MAX] = { -1 }, n, r = 0;
 	struct nbd_server *s;
 
 	if (the_server)
