@@ -468,6 +468,7 @@ file_info(struct node *n, struct ImageInfo *info, struct error **errp)
 		return error_set(errp, "Cannot allocate memory");
 	}
 	info->format_specific = spec;
+	info->has_dirty_flag = true;
 	return 0;
 }
 

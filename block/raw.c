@@ -2,6 +2,7 @@
 /* The driver raw: the bytes of its file, or a part of them. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -144,6 +145,28 @@ raw_get_size(struct node *n, uint64_t *ret_size)
 	return 0;
 }
 
+/* What the file knows of itself that is not its own kind of thing. */
+static int
+raw_info(struct node *n, struct ImageInfo *info, struct error **errp)
+{
+	struct node *file = n->file->child;
+	struct ImageInfo *below;
+	int r;
+
+	if (!file->driver->info)
+		return 0;
+	below = calloc(1, sizeof(*below));
+	if (!below)
+		return error_set(errp, "Cannot allocate memory");
+	r = file->driver->info(file, below, errp);
+	info->has_dirty_flag = below->has_dirty_flag;
+	info->dirty_flag = below->dirty_flag;
+	info->has_cluster_size = below->has_cluster_size;
+	info->cluster_size = below->cluster_size;
+	ImageInfo_free(below);
+	return r;
+}
+
 /* The defaults for storage ask for more than raw needs: it writes only where it
  * is written to. */
 static void
@@ -168,4 +191,5 @@ const struct driver driver_raw = {
 	.truncate = raw_truncate,
 	.get_size = raw_get_size,
 	.child_perm = raw_child_perm,
+	.info = raw_info,
 };

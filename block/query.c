@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* query-named-block-nodes. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "block/driver.h"
+#include "block/filename.h"
+#include "block/graph.h"
+#include "block/node.h"
+#include "schema/types.h"
+
+static int
+no_memory(struct error **errp)
+{
+	return error_set(errp, "Cannot allocate memory");
+}
+
+/* Bytes on the host: the driver's word, or the sum over what it stores in. */
+static int
+allocated_size(struct node *n, uint64_t *ret_bytes)
+{
+	uint64_t sum = 0;
+	struct edge *e;
+
+	if (n->driver->allocated_size)
+		return n->driver->allocated_size(n, ret_bytes);
+	if (node_is_protocol(n))
+		return -ENOTSUP;
+	LIST_FOREACH(e, &n->edges, in_parent) {
+		uint64_t bytes;
+		int err;
+
+		if (!e->child || !(e->role & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)))
+			continue;
+		err = allocated_size(e->child, &bytes);
+		if (err)
+			return err;
+		sum += bytes;
+	}
+	*ret_bytes = sum;
+	return 0;
+}
+
+static int
+fill_image(struct node *n, struct ImageInfo *i, struct error **errp)
+{
+	uint64_t bytes;
+
+	i->virtual_size = (int64_t)node_size(n);
+	i->format = strdup(n->driver->name);
+	if (allocated_size(n, &bytes) == 0) {
+		i->has_actual_size = true;
+		i->actual_size = (int64_t)bytes;
+	}
+	if (n->driver->info && n->driver->info(n, i, errp) < 0)
+		return -1;
+	if (i->backing_filename && !i->full_backing_filename)
+		i->full_backing_filename =
+			filename_of_named_backing(n, i->backing_filename);
+	if (!i->filename)
+		i->filename = filename_of(n, i);
+	return i->format && i->filename ? 0 : no_memory(errp);
+}
+
+/* n's image and, unless flat, those below it; *depth counts the latter. */
+static int
+query_image(struct node *n, bool flat, int64_t *depth, struct ImageInfo **ret_image,
+	    struct error **errp)
+{
+	struct ImageInfo *i = calloc(1, sizeof(*i));
+	struct node *under = flat ? NULL : node_backing(n);
+	int r;
+
+	if (!i)
+		return no_memory(errp);
+	if (under)
+		node_ref(under);
+	r = fill_image(n, i, errp);
+	if (!r && under) {
+		++*depth;
+		r = query_image(under, false, depth, &i->backing_image, errp);
+	}
+	node_unref(under);
+	if (r < 0) {
+		ImageInfo_free(i);
+		return -1;
+	}
+	*ret_image = i;
+	return 0;
+}
+
+static int
+fill_node(struct node *n, bool flat, struct BlockDeviceInfo *d, struct error **errp)
+{
+	struct node *under = node_backing(n);
+
+	d->node_name = strdup(n->name);
+	d->drv = strdup(n->driver->name);
+	d->ro = n->read_only;
+	d->active = true;
+	d->detect_zeroes = n->detect_zeroes_unmap ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
+			   : n->detect_zeroes	  ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON
+						  : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+	d->cache = calloc(1, sizeof(*d->cache));
+	if (!d->node_name || !d->drv || !d->cache)
+		return no_memory(errp);
+	d->cache->writeback = true;
+	d->cache->direct = n->direct;
+	d->cache->no_flush = n->no_flush;
+	if (under) {
+		d->backing_file = strdup(node_filename(under));
+		if (!d->backing_file)
+			return no_memory(errp);
+	}
+	if (query_image(n, flat, &d->backing_file_depth, &d->image, errp) < 0)
+		return -1;
+	d->file = strdup(d->image->filename);
+	return d->file ? 0 : no_memory(errp);
+}
+
+int
+node_query(struct node *n, bool flat, struct BlockDeviceInfo **ret_info,
+	   struct error **errp)
+{
+	struct BlockDeviceInfo *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return no_memory(errp);
+	if (fill_node(n, flat, d, errp) < 0) {
+		BlockDeviceInfo_free(d);
+		return -1;
+	}
+	*ret_info = d;
+	return 0;
+}
+
+/* Add n to the list.  */
+static int
+add_node(struct BlockDeviceInfoList *l, struct node *n, bool flat, struct error **errp)
+{
+	struct BlockDeviceInfo *d = NULL;
+
+	if (node_query(n, flat, &d, errp) < 0)
+		return -1;
+	if (BlockDeviceInfoList_add(l, d) < 0) {
+		BlockDeviceInfo_free(d);
+		return no_memory(errp);
+	}
+	return 0;
+}
+
+struct snapshot {
+	struct node **nodes;
+	size_t count;
+};
+
+/* The nodes as they are now, the latest first, each kept alive. */
+static int
+take_snapshot(struct snapshot *s, struct error **errp)
+{
+	size_t room = 1;
+	struct node *n;
+
+	LIST_FOREACH(n, &graph_nodes, in_all)
+		room++;
+	*s = (struct snapshot){ .nodes = calloc(room, sizeof(*s->nodes)) };
+	if (!s->nodes)
+		return no_memory(errp);
+	for (struct list *l = graph_nodes.prev; l != &graph_nodes; l = l->prev) {
+		n = LIST_ENTRY(l, struct node, in_all);
+		if (n->life == NODE_OPEN)
+			s->nodes[s->count++] = node_ref(n);
+	}
+	return 0;
+}
+
+int
+node_query_all(bool flat, struct BlockDeviceInfoList **ret_list, struct error **errp)
+{
+	struct BlockDeviceInfoList *l = calloc(1, sizeof(*l));
+	struct snapshot s = { 0 };
+	int r;
+
+	r = l ? take_snapshot(&s, errp) : no_memory(errp);
+	for (size_t i = 0; i < s.count; i++) {
+		if (!r)
+			r = add_node(l, s.nodes[i], flat, errp);
+		node_unref(s.nodes[i]);
+	}
+	free(s.nodes);
+	if (r < 0) {
+		BlockDeviceInfoList_free(l);
+		return -1;
+	}
+	*ret_list = l;
+	return 0;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* daemon/cmd_block.c - commands on block nodes. */
+#include "daemon/cmd_block.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "block/node.h"
+#include "block/open.h"
+#include "schema/commands.h"
+#include "schema/types.h"
+
+static const struct open_policy *policy;
+static int close_failures;
+
+static void
+close_failed(const char *name, int err)
+{
+	close_failures++;
+	log_line(LOG_LEVEL_ERROR, "node '%s' could not store all of its data when it was closed: %s",
+		 name, strerror(-err));
+}
+
+void
+cmd_block_set_policy(const struct open_policy *p)
+{
+	policy = p;
+	node_close_failed = close_failed;
+}
+
+int
+cmd_block_close_failures(void)
+{
+	return close_failures;
+}
+
+void
+cmd_block_done(void)
+{
+	node_close_failed = close_failed;
+	node_close_all();
+}
+
+int
+qmp_blockdev_add(const struct BlockdevOptions *args, struct error **errp)
+{
+	return node_add(args, policy, errp);
+}
+
+int
+qmp_blockdev_del(const struct blockdev_del_args *args, struct error **errp)
+{
+	return node_del(args->node_name, errp);
+}
+
+int
+qmp_query_named_block_nodes(const struct query_named_block_nodes_args *args,
+			    struct BlockDeviceInfoList **ret, struct error **errp)
+{
+	return node_query_all(args->has_flat && args->flat, ret, errp);
+}
+
+/* QMP knows nodes by two kinds of names; devices are those of guests. */
+static struct node *
+find_node(const char *device, const char *name, struct error **errp)
+{
+	struct node *n = name ? node_find(name) : NULL;
+
+	if (!n)
+		error_set(errp, "Cannot find device='%s' nor node-name='%s'",
+			  device ? device : "", name ? name : "");
+	return n;
+}
+
+int
+qmp_block_resize(const struct block_resize_args *args, struct error **errp)
+{
+	struct node *n = find_node(args->device, args->node_name, errp);
+	int r;
+
+	if (!n)
+		return -1;
+	if (args->size < 0)
+		return error_set(errp, "Parameter 'size' expects a >0 size");
+	if (node_check_free(n, NULL) < 0)
+		return error_set(errp, "Device '%s' is in use",
+				 args->device ? args->device : "(null)");
+	node_ref(n);
+	r = node_resize(n, (uint64_t)args->size, errp);
+	node_unref(n);
+	return r;
+}
