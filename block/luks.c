@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The driver luks: knows a LUKS volume when it sees one, so that asking for one
- * gets the answer that leads on. */
+ * gets the answer that leads on; and reads one for who brings a decryptor. */
 #include <errno.h>
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/error.h"
+#include "base/iov.h"
 #include "block/driver.h"
 #include "block/drivers.h"
 #include "block/node.h"
@@ -15,11 +17,19 @@
 enum {
 	MAGIC_LEN   = 6,
 	VERSION_AT  = 6,
+	PAYLOAD_AT  = 104,	/* version 1: where the data starts, in sectors */
+	SECTOR	    = 512,
 	HEADER_LEN  = 592,	/* of version 1, the shortest there is */
 };
 
+struct luks {
+	const struct decryptor *decryptor;	/* NULL: refused, nothing is read */
+	void *key;
+	uint64_t payload;
+};
+
 static int
-check_header(struct node *file, struct error **errp)
+check_header(struct node *file, uint64_t *ret_payload, struct error **errp)
 {
 	static const char magic[MAGIC_LEN] = "LUKS\xba\xbe";
 	uint8_t header[HEADER_LEN];
@@ -32,6 +42,26 @@ check_header(struct node *file, struct error **errp)
 	if (get_be16(header + VERSION_AT) < 1 || get_be16(header + VERSION_AT) > 2)
 		return error_set(errp, "LUKS version %u is not supported",
 				 get_be16(header + VERSION_AT));
+	*ret_payload = (uint64_t)get_be32(header + PAYLOAD_AT) * SECTOR;
+	return 0;
+}
+
+/* The volume's content, for whom there is a key. */
+static int
+open_payload(struct node *n, struct opener *op, void *key, uint64_t file_size,
+	     struct error **errp)
+{
+	struct luks *l = n->state;
+
+	if (!n->read_only || l->payload < HEADER_LEN || l->payload > file_size) {
+		opener_policy(op)->decryptor->forget(key);
+		return error_set(errp, n->read_only ? "LUKS payload is outside of the file"
+				 : "An encrypted image can only be opened read-only");
+	}
+	l->decryptor = opener_policy(op)->decryptor;
+	l->key = key;
+	n->limits.align = SECTOR;
+	atomic_store(&n->size, round_down(file_size - l->payload, SECTOR));
 	return 0;
 }
 
@@ -39,6 +69,7 @@ static int
 luks_open(struct node *n, struct opener *op, struct error **errp)
 {
 	const struct BlockdevOptionsLUKS *o = &n->options->u.luks;
+	struct luks *l = n->state;
 	struct crypt_layer layer = { .node_name = n->name, .format = "luks",
 				     .kind = CIPHER_LUKS };
 	void *key = NULL;
@@ -46,7 +77,7 @@ luks_open(struct node *n, struct opener *op, struct error **errp)
 
 	if (opener_child(op, n, o->file, "file", ROLE_IMAGE, &file, errp) < 0)
 		return -1;
-	if (check_header(file->child, errp) < 0)
+	if (check_header(file->child, &l->payload, errp) < 0)
 		return -1;
 	layer.filename = node_filename(file->child);
 	layer.file = file->child;
@@ -57,18 +88,38 @@ luks_open(struct node *n, struct opener *op, struct error **errp)
 		return -1;
 	if (!key)
 		return 0;	/* refused in the end */
-	opener_policy(op)->decryptor->forget(key);
-	return error_set(errp, "'%s' is a LUKS volume; open it with: cryptsetup open %s "
-			 "NAME", layer.filename, layer.filename);
+	return open_payload(n, op, key, layer.header_length, errp);
 }
 
 static int
+luks_close(struct node *n)
+{
+	struct luks *l = n->state;
+
+	if (l->decryptor)
+		l->decryptor->forget(l->key);
+	return 0;
+}
+
+/* Whole sectors. */
+static int
 luks_read(struct node *n, uint64_t off, const struct iov *dst)
 {
-	(void)n;
-	(void)off;
-	(void)dst;
-	return -EACCES;
+	struct luks *l = n->state;
+	CLEANUP(cleanup_free) void *buf = NULL;
+	int r;
+
+	if (!l->decryptor)
+		return -EACCES;
+	buf = iov_alloc(SECTOR, dst->len);
+	if (!buf)
+		return -ENOMEM;
+	r = node_pread(node_file(n), l->payload + off, buf, dst->len);
+	if (!r)
+		r = l->decryptor->decrypt(l->key, off, l->payload + off, buf, dst->len);
+	if (!r)
+		iov_write(dst, 0, buf, dst->len);
+	return r;
 }
 
 static int
@@ -83,7 +134,9 @@ luks_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 
 const struct driver driver_luks = {
 	.name = "luks",
+	.state_size = sizeof(struct luks),
 	.open = luks_open,
+	.close = luks_close,
 	.read = luks_read,
 	.write = luks_write,
 };

@@ -117,7 +117,7 @@ key_variant(const struct key *k, struct key **ret, struct error **errp)
 	memcpy(v->bytes, k->bytes, k->len);
 	v->bytes[k->len] = '\n';
 	v->len = newline ? k->len - 1 : k->len + 1;
-	snprintf(v->origin, sizeof(v->origin), "%.200s, %s", k->origin,
+	snprintf(v->origin, sizeof(v->origin), "%.200s (%s)", k->origin,
 		 newline ? "without the newline at its end" : "with a newline added");
 	*ret = v;
 	return 0;

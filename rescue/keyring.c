@@ -13,10 +13,12 @@
 #include "rescue/judge.h"
 #include "rescue/key.h"
 #include "rescue/layer.h"
+#include "rescue/luks.h"
 #include "rescue/secret.h"
 
 enum { QCOW_KEY = 16, LINE = 1400 };
 
+#define EITHER_WAY "%s, with and without a newline at its end"
 #define OVERRULE "--accept-unverified-key decrypts with it all the same"
 
 /* One layer's search. */
@@ -26,6 +28,8 @@ struct search {
 	struct judge_sample *samples;
 	size_t n;
 	struct judge_disk disk;
+	bool is_luks;
+	struct luks luks;
 	uint8_t *tried;			/* KEYRING_MAX * 2 keys of QCOW_KEY bytes, locked */
 	unsigned n_tried;
 	struct judge_report best;	/* of all that were tried so far */
@@ -66,6 +70,8 @@ keyring_done(struct keyring *ring)
 	ring->count = 0;
 }
 
+/* ---- AES: judged ---- */
+
 /* What the qcow formats make of a password: its first 16 bytes, or fewer and
  * zeroes.  false: these were tried already. */
 static bool
@@ -90,7 +96,7 @@ rank(enum verdict v)
 }
 
 static int
-try_exact(struct search *s, const struct key *k, struct error **errp)
+try_aes(struct search *s, const struct key *k, struct error **errp)
 {
 	CLEANUP(cipher_freep) struct cipher *c = NULL;
 	struct judge_report report;
@@ -108,6 +114,39 @@ try_exact(struct search *s, const struct key *k, struct error **errp)
 	s->best = report;
 	memcpy(s->best_origin, k->origin, sizeof(s->best_origin));
 	return 0;
+}
+
+/* ---- LUKS: known ---- */
+
+static int
+try_luks(struct search *s, const struct key *k, struct error **errp)
+{
+	struct cipher *c = NULL;
+	unsigned slot = 0;
+	enum luks_result r = luks_unlock(&s->luks, layer_read_luks, s->layer, k->bytes, k->len, &c,
+					 &slot, errp);
+
+	if (r == LUKS_FAILED)
+		return -1;
+	if (r == LUKS_OK || !s->n_tried++)
+		memcpy(s->best_origin, k->origin, sizeof(s->best_origin));
+	if (r == LUKS_OK) {
+		s->best_cipher = c;
+		s->best.verdict = VERDICT_PLAUSIBLE;
+		snprintf(s->best.evidence, sizeof(s->best.evidence), "it opens key slot %u", slot);
+	} else {
+		s->best.verdict = VERDICT_IMPLAUSIBLE;
+		snprintf(s->best.evidence, sizeof(s->best.evidence), "it opens no key slot");
+	}
+	return 0;
+}
+
+/* ---- the search ---- */
+
+static int
+try_exact(struct search *s, const struct key *k, struct error **errp)
+{
+	return (s->is_luks ? try_luks : try_aes)(s, k, errp);
 }
 
 static bool
@@ -144,7 +183,8 @@ ask(struct search *s, struct error **errp)
 		if (key_prompt(question, &k, errp) < 0 || keyring_add(s->ring, k, errp) < 0 ||
 		    try_key(s, k, errp) < 0)
 			return -1;
-		if (s->best.verdict != VERDICT_IMPLAUSIBLE || s->ring->accept_unverified)
+		if (s->best.verdict != VERDICT_IMPLAUSIBLE ||
+		    (s->ring->accept_unverified && !s->is_luks))
 			return 0;
 		say(s->ring, "This cannot be the password: %s", s->best.evidence);
 	}
@@ -178,6 +218,11 @@ conclude(struct search *s, struct error **errp)
 		take(s);
 		return KEYRING_OK;
 	}
+	if (s->is_luks) {
+		error_set(errp, "%s: wrong key: " EITHER_WAY ", opens no key slot", file,
+			  s->best_origin);
+		return KEYRING_WRONG;
+	}
 	if (s->ring->accept_unverified) {
 		say(s->ring, "%s: %s is taken unverified: %s", file, s->best_origin,
 		    s->best.evidence);
@@ -189,9 +234,9 @@ conclude(struct search *s, struct error **errp)
 			  file, s->best_origin, s->best.evidence);
 		return KEYRING_UNKNOWN;
 	}
-	error_set(errp, "%s: wrong key: with %s, %s; a disk that holds nothing but noise would "
-		  "look the same, and only for such a one " OVERRULE, file, s->best_origin,
-		  s->best.evidence);
+	error_set(errp, "%s: wrong key: with " EITHER_WAY ", %s; a disk that holds nothing "
+		  "but noise would look the same, and only for such a one " OVERRULE, file,
+		  s->best_origin, s->best.evidence);
 	return KEYRING_WRONG;
 }
 
@@ -209,8 +254,31 @@ unlock_empty(struct search *s, struct error **errp)
 	return KEYRING_OK;
 }
 
+static int
+read_luks(struct search *s, struct error **errp)
+{
+	uint8_t header[LUKS_HEADER];
+	int r = layer_read_luks(s->layer, 0, header, sizeof(header));
+
+	if (r < 0) {
+		error_set_errno(errp, r, "Could not read the LUKS header");
+		return -1;
+	}
+	return luks_parse(header, s->layer->header_len, &s->luks, errp);
+}
+
 static enum keyring_result
-search(struct search *s, struct error **errp)
+search_luks(struct search *s, struct error **errp)
+{
+	if (read_luks(s, errp) < 0 || try_all(s, errp) < 0) {
+		error_prepend(errp, "%s: ", s->layer->image->filename);
+		return KEYRING_FAILED;
+	}
+	return conclude(s, errp);
+}
+
+static enum keyring_result
+search_aes(struct search *s, struct error **errp)
 {
 	if (layer_sample(s->layer, &s->samples, &s->n, errp) < 0)
 		return KEYRING_FAILED;
@@ -235,7 +303,9 @@ keyring_unlock(struct keyring *ring, struct layer *l, struct error **errp)
 	s.disk.sectors = node_size(l->node) / CIPHER_SECTOR;
 	s.disk.fetch = layer_fetch;
 	s.disk.user = l;
-	r = search(&s, errp);
+	s.is_luks = l->image->encryption == CIPHER_QCOW2_LUKS ||
+		    l->image->encryption == CIPHER_LUKS;
+	r = (s.is_luks ? search_luks : search_aes)(&s, errp);
 	cipher_free(s.best_cipher);
 	secret_free(s.tried);
 	free(s.samples);

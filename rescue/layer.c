@@ -64,6 +64,9 @@ decryptor_unlock(void *user, const struct crypt_layer *crypt, void **ret_key,
 		struct layer *l = &all->layer[i];
 
 		if (l->image->encryption == crypt->kind && is_file(l->image, crypt->filename)) {
+			l->file = crypt->file;
+			l->header = crypt->header_offset;
+			l->header_len = crypt->header_length;
 			*ret_key = l;
 			return 0;
 		}
@@ -75,12 +78,13 @@ static int
 decryptor_decrypt(void *key, uint64_t guest, uint64_t host, void *buf, size_t len)
 {
 	struct layer *l = key;
+	/* The one kind that counts sectors in the file and not on the disk. */
+	uint64_t at = l->image->encryption == CIPHER_QCOW2_LUKS ? host : guest;
 
-	(void)host;
 	if (l->capture)
 		capture(l->capture, guest, buf, len);
 	else if (l->cipher)
-		cipher_decrypt(l->cipher, guest / CIPHER_SECTOR, buf, len);
+		cipher_decrypt(l->cipher, at / CIPHER_SECTOR, buf, len);
 	return 0;
 }
 
@@ -89,7 +93,7 @@ decryptor_forget(void *key)
 {
 	struct layer *l = key;
 
-	l->node = NULL;
+	l->node = l->file = NULL;
 }
 
 const struct decryptor layer_decryptor = {
@@ -292,4 +296,13 @@ layer_fetch(void *layer, uint64_t sector, uint8_t data[512])
 	}
 	free(c);
 	return have;
+}
+
+int
+layer_read_luks(void *layer, uint64_t off, void *buf, size_t len)
+{
+	struct layer *l = layer;
+
+	return range_within(off, len, l->header_len) ? node_pread(l->file, l->header + off, buf, len)
+						     : -EIO;
 }

@@ -29,6 +29,8 @@ struct layer {
 	const struct image *image;
 	struct node *node;		/* borrowed; once bound */
 	struct cipher *cipher;		/* NULL: no key yet */
+	struct node *file;		/* borrowed; where a LUKS header is */
+	uint64_t header, header_len;	/* ... and at what offset */
 	struct layer_capture *capture;	/* where ciphertext goes; NULL: nowhere */
 };
 
@@ -55,6 +57,9 @@ int layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n,
 
 /* One sector's ciphertext, for struct judge_disk.  false: there is none. */
 bool layer_fetch(void *layer, uint64_t sector, uint8_t data[512]);
+
+/* Read at off from the start of the layer's LUKS header; a luks_read_fn. */
+int layer_read_luks(void *layer, uint64_t off, void *buf, size_t len);
 
 /* Decrypt with c from now on; c is taken over. */
 void layer_set_cipher(struct layer *l, struct cipher *c);

@@ -78,10 +78,9 @@ check_chain(struct run *r)
 			return error_set(r->errp, "'%s' is the same file as '%s', which is to be "
 					 "read; it is never overwritten", r->o->target,
 					 im->filename);
-		if (im->encryption == CIPHER_QCOW2_LUKS || im->encryption == CIPHER_LUKS)
-			return error_set(r->errp, "%s: decrypting %s is not supported yet; "
-					 "qemu-img convert can do it", im->filename,
-					 cipher_kind_name(im->encryption));
+		if (im->format == IMAGE_LUKS && im->version != 1)
+			return error_set(r->errp, "%s is a LUKS volume of version %u, which only "
+					 "cryptsetup decrypts", im->filename, im->version);
 		encrypted += im->encryption != CIPHER_NONE;
 	}
 	if (!encrypted)
