@@ -77,7 +77,7 @@ qcow2_data_read(struct qcow2 *q, const struct qcow2_run *run, uint64_t off,
 		backing = qcow2_backing(q);
 		if (backing)
 			return read_child(backing, off, dst, skip, len);
-		/* fall through */
+		__attribute__((fallthrough));
 	case QCOW2_RUN_ZERO:
 	case QCOW2_RUN_ZERO_ALLOC:
 		iov_fill(dst, skip, 0, len);
