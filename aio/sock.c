@@ -61,7 +61,6 @@ became_ready(struct sock *s, enum sock_dir which)
 {
 	struct direction *d = &s->dir[which];
 
-	s->loop->had_event = true;
 	d->ready = true;
 	if (d->waiter)
 		co_wake(d->waiter);
