@@ -88,10 +88,11 @@ loop_has_uring(void)
 static void
 on_wake(evutil_socket_t fd, short what, void *arg)
 {
-	/* That it ended the sleep is all. */
+	struct loop *l = arg;
+
 	(void)fd;
 	(void)what;
-	(void)arg;
+	l->had_event = true;
 }
 
 /* What belongs to the thread; on it, since the kernel ties a ring to it. */
@@ -362,6 +363,7 @@ on_signal(evutil_socket_t fd, short what, void *arg)
 	struct signal_watch *w = arg;
 
 	(void)what;
+	slots[0]->had_event = true;
 	w->fn((int)fd, w->arg);
 }
 

@@ -1,46 +1,203 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* daemon/main.c - quoind: the storage daemon's entry. */
-#include <getopt.h>
+/* daemon/main.c - quoind: start, run, stop.
+ *
+ * Start: the options in their order, in a coroutine.  Only when all of them
+ * worked is the pidfile written, are clients greeted, is the service manager
+ * told.  A failed start takes back what it had built and exits with 1.
+ *
+ * Stop: by `quit` or a signal.  Jobs are cancelled, exports closed, caches
+ * written back; clients are told of it and then let go.  What could not be
+ * stored makes the exit status 1.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "aio/co.h"
+#include "aio/loop.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "daemon/background.h"
+#include "daemon/cmd_block.h"
+#include "daemon/cmd_export.h"
+#include "daemon/cmd_job.h"
+#include "daemon/monitor.h"
+#include "daemon/object.h"
+#include "daemon/options.h"
+#include "daemon/pidfile.h"
+#include "daemon/systemd.h"
+#include "export/nbd/server.h"
+#include "qmp/server.h"
+#include "schema/commands.h"
+#include "schema/types.h"
+
+enum { IO_LOOPS_MAX = 8 };
+
+struct start {
+	const struct options *opts;
+	struct co *co;		/* while it runs: a signal cancels it */
+	bool ok;
+};
+
+static struct start starting;
+
 static void
-print_help(void)
+notice(const char *text)
 {
-	puts("Usage: quoind [OPTION]...\n"
-	     "Hold a graph of block nodes and serve it over QMP and NBD.\n"
-	     "\n"
-	     "  -h, --help     display this help and exit\n"
-	     "  -V, --version  output version information and exit");
+	log_line(LOG_LEVEL_WARNING, "%s", text);
+}
+
+static const struct qmp_server_config server = {
+	.commands = schema_commands,
+	.package = "Quoin " PACKAGE_VERSION,
+	.notice = notice,
+};
+
+static void
+on_signal(int signo, void *arg)
+{
+	(void)signo;
+	(void)arg;
+	if (starting.co)
+		co_cancel(starting.co);
+	loop_quit();
+}
+
+/* The socket named "nbd" is the NBD server's. */
+static int
+start_passed_nbd(struct error **errp)
+{
+	int fd = systemd_take_socket("nbd");
+	char number[16];
+	struct NbdServerOptions o = { .addr = &(struct SocketAddress){
+		.type = SOCKET_ADDRESS_TYPE_FD, .u.fd.str = number } };
+
+	if (fd < 0)
+		return 0;
+	snprintf(number, sizeof(number), "%d", fd);
+	return nbd_server_start(&o, errp);
+}
+
+static int
+start_steps(const struct options *opts, struct error **errp)
+{
+	if (options_apply(opts, errp) < 0 || monitor_add_systemd(errp) < 0 ||
+	    start_passed_nbd(errp) < 0)
+		return -1;
+	if (systemd_untaken())
+		return error_set(errp,
+				 "systemd passed a socket named '%s', which no option uses;"
+				 " the names are: qmp, qmp-ro, nbd",
+				 systemd_untaken());
+	if (opts->pidfile && pidfile_write(opts->pidfile, errp) < 0)
+		return -1;
+	if (monitor_open_all(errp) < 0)
+		return -1;
+	return opts->daemonize ? background_ready(errp) : 0;
+}
+
+static void
+start(void *arg)
+{
+	struct start *s = arg;
+	struct error *err = NULL;
+
+	s->co = co_self();
+	s->ok = start_steps(s->opts, &err) == 0;
+	s->co = NULL;
+	if (s->ok)
+		return;
+	log_line(LOG_LEVEL_ERROR, "%s", error_text(err));
+	error_free(err);
+}
+
+/* Everything in the order in which one thing uses the other. */
+static void
+stop(void *arg)
+{
+	(void)arg;
+	systemd_stopping();
+	cmd_job_done();
+	cmd_export_done();
+	cmd_block_done();
+	qmp_server_stop();
+	monitor_close_all();
+	pidfile_remove();
+}
+
+static unsigned
+default_io_loops(void)
+{
+	cpu_set_t set;
+	int n;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		return 1;
+	n = CPU_COUNT(&set);
+	return n < 1 ? 1 : n > IO_LOOPS_MAX ? IO_LOOPS_MAX : (unsigned)n;
+}
+
+static int
+start_loops(const struct options *opts, struct error **errp)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	unsigned n = opts->io_loops ? opts->io_loops : default_io_loops();
+
+	signal(SIGPIPE, SIG_IGN);
+	if (loops_start(n, opts->no_uring ? LOOPS_NO_URING : 0, errp) < 0)
+		return -1;
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		loop_signal(signals[i], on_signal, NULL);
+	if (!loop_has_uring())
+		log_line(LOG_LEVEL_INFO, "disk I/O runs on worker threads: %s",
+			 loop_uring_reason());
+	return 0;
+}
+
+static int
+run(const struct options *opts)
+{
+	starting.opts = opts;
+	if (loop_run_co(start, &starting) < 0)
+		return EXIT_FAILURE;
+	if (starting.ok) {
+		systemd_ready();
+		loop_run();
+	}
+	if (loop_run_co(stop, NULL) < 0)
+		return EXIT_FAILURE;
+	return starting.ok && !cmd_block_close_failures() ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int
 main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-		{ NULL, 0, NULL, 0 },
-	};
-	int c;
+	struct error *err = NULL;
+	struct options opts;
+	int status;
 
-	while ((c = getopt_long(argc, argv, "hV", options, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			print_help();
-			return EXIT_SUCCESS;
-		case 'V':
-			puts("quoind version " PACKAGE_VERSION);
-			return EXIT_SUCCESS;
-		default:
-			return EXIT_FAILURE;
-		}
+	log_start("quoind");
+	status = options_parse(&opts, argc, argv);
+	if (status >= 0) {
+		options_done(&opts);
+		return status;
 	}
-	if (optind < argc) {
-		fprintf(stderr, "quoind: Unexpected argument '%s'\n",
-			argv[optind]);
+	systemd_start();
+	if ((opts.daemonize && background_start(&err) < 0) || start_loops(&opts, &err) < 0) {
+		log_line(LOG_LEVEL_ERROR, "%s", error_text(err));
+		error_free(err);
+		options_done(&opts);
 		return EXIT_FAILURE;
 	}
-	fprintf(stderr, "quoind: nothing to do; see quoind --help\n");
-	return EXIT_FAILURE;
+	cmd_job_init();
+	cmd_export_init();
+	qmp_server_start(&server);
+	status = run(&opts);
+	systemd_stop();
+	object_del_all();
+	loops_stop();
+	options_done(&opts);
+	return status;
 }

@@ -16,7 +16,7 @@
 
 static char events[4096];
 
-static void __attribute__((format(printf, 1, 2)))
+static void
 note(const char *fmt, ...)
 {
 	size_t at = strlen(events);
