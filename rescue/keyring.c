@@ -219,7 +219,7 @@ conclude(struct search *s, struct error **errp)
 		return KEYRING_OK;
 	}
 	if (s->is_luks) {
-		error_set(errp, "%s: wrong key: " EITHER_WAY ", opens no key slot", file,
+		error_set(errp, "%s: the key is wrong: " EITHER_WAY ", opens no key slot", file,
 			  s->best_origin);
 		return KEYRING_WRONG;
 	}
@@ -234,8 +234,8 @@ conclude(struct search *s, struct error **errp)
 			  file, s->best_origin, s->best.evidence);
 		return KEYRING_UNKNOWN;
 	}
-	error_set(errp, "%s: wrong key: with " EITHER_WAY ", %s; a disk that holds nothing "
-		  "but noise would look the same, and only for such a one " OVERRULE, file,
+	error_set(errp, "%s: the key is wrong, or the disk holds nothing but noise, which looks the "
+		  "same: with " EITHER_WAY ", %s; only in the second case " OVERRULE, file,
 		  s->best_origin, s->best.evidence);
 	return KEYRING_WRONG;
 }

@@ -193,85 +193,128 @@ next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
 	return 0;
 }
 
+/* What there is, and how it is walked over. */
+struct sampling {
+	struct layer *layer;
+	uint64_t total, extents;
+	uint64_t step;			/* bytes from one unit to the next */
+	uint64_t edge_step;		/* extents from one whose ends are taken to the next */
+	uint64_t covered;		/* the end of the last unit */
+	struct judge_sample *samples;
+	size_t n;
+	struct layer_capture capture;
+};
+
 static int
-count_data(struct layer *l, uint64_t *ret_total)
+count_data(struct sampling *s)
 {
-	uint64_t off = 0, len, total = 0;
+	uint64_t off = 0, len;
 	int r;
 
 	for (;; off += len) {
-		r = next_data(l, &off, &len);
+		r = next_data(s->layer, &off, &len);
 		if (r < 0 || !len)
-			break;
-		total += len;
+			return r;
+		s->total += len;
+		s->extents++;
 	}
-	*ret_total = total;
-	return r;
 }
 
-/* Add what is encrypted in [off, off + UNIT) to the samples. */
+/* Add what is encrypted in the unit at off, of at most len bytes, to the samples;
+ * no sector twice. */
 static int
-sample_unit(struct layer *l, uint64_t off, uint64_t len, struct judge_sample *samples,
-	    size_t *n, struct layer_capture *c)
+sample_unit(struct sampling *s, uint64_t off, uint64_t len)
 {
-	int r = read_unit(l, off, (unsigned)(min_u64(len, UNIT) / 512), c);
+	struct layer_capture *c = &s->capture;
+	int r;
 
+	if (off < s->covered)
+		return 0;
+	len = min_u64(len, UNIT);
+	s->covered = off + len;
+	r = read_unit(s->layer, off, (unsigned)(len / 512), c);
 	if (r < 0)
 		return r;
-	for (unsigned i = 0; i < c->count && *n < JUDGE_SAMPLES; i++) {
+	for (unsigned i = 0; i < c->count && s->n < JUDGE_SAMPLES; i++) {
 		if (!c->have[i])
 			continue;
-		samples[*n].sector = c->first + i;
-		memcpy(samples[(*n)++].data, c->data[i], 512);
+		s->samples[s->n].sector = c->first + i;
+		memcpy(s->samples[s->n++].data, c->data[i], 512);
 	}
 	return 0;
 }
 
-/* Walk over the data and take a unit wherever another step of it is passed. */
+/* One extent: its first unit, those that the even step falls on, and its last.
+ * The ends are worth a look since what is written there is often padded. */
 static int
-sample_all(struct layer *l, uint64_t total, struct judge_sample *samples, size_t *n,
-	   struct layer_capture *c)
+sample_extent(struct sampling *s, uint64_t off, uint64_t len, uint64_t passed, bool edges)
 {
-	uint64_t step = max_u64(UNIT, round_up(div_up(total, UNITS_MAX), 512));
-	uint64_t off = 0, len, passed = 0, want = 0;
+	uint64_t in = passed % s->step ? s->step - passed % s->step : 0;
+	int r = 0;
 
-	for (;; off += len) {
-		int r = next_data(l, &off, &len);
+	if (edges)
+		r = sample_unit(s, off, len);
+	for (; r == 0 && in < len; in += s->step)
+		r = sample_unit(s, off + in, len - in);
+	if (r == 0 && edges && len > UNIT)
+		r = sample_unit(s, off + round_down(len - UNIT, 512), UNIT);
+	return r;
+}
+
+static int
+sample_all(struct sampling *s)
+{
+	uint64_t off = 0, len, passed = 0;
+
+	for (uint64_t i = 0;; i++) {
+		int r = next_data(s->layer, &off, &len);
 
 		if (r < 0 || !len)
 			return r;
-		for (; want < passed + len; want += step) {
-			uint64_t in = want - passed;
-
-			r = sample_unit(l, off + in, len - in, samples, n, c);
-			if (r < 0)
-				return r;
-		}
+		r = sample_extent(s, off, len, passed, s->edge_step && i % s->edge_step == 0);
+		if (r < 0)
+			return r;
 		passed += len;
+		off += len;
 	}
+}
+
+/* All of a small layer; of a larger one, half of the units evenly spread and
+ * half at the ends of extents. */
+static int
+sample(struct sampling *s)
+{
+	int r = count_data(s);
+
+	if (r < 0)
+		return r;
+	s->step = UNIT;
+	if (s->total > (uint64_t)UNITS_MAX * UNIT) {
+		s->step = round_up(div_up(s->total, UNITS_MAX / 2), 512);
+		s->edge_step = div_up(s->extents, UNITS_MAX / 4);
+	}
+	return sample_all(s);
 }
 
 int
 layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n, struct error **errp)
 {
-	CLEANUP(cleanup_free) struct judge_sample *samples = NULL;
-	CLEANUP(cleanup_free) struct layer_capture *c = malloc(sizeof(*c));
-	uint64_t total;
-	size_t n = 0;
+	CLEANUP(cleanup_free) struct sampling *s = calloc(1, sizeof(*s));
 	int r;
 
-	samples = calloc(JUDGE_SAMPLES, sizeof(*samples));
-	if (!samples || !c)
+	if (s)
+		s->samples = calloc(JUDGE_SAMPLES, sizeof(*s->samples));
+	if (!s || !s->samples)
 		return error_set(errp, "Cannot allocate memory");
-	r = count_data(l, &total);
-	if (r == 0)
-		r = sample_all(l, total, samples, &n, c);
+	s->layer = l;
+	r = sample(s);
 	if (r < 0) {
+		free(s->samples);
 		error_set_errno(errp, r, "Could not read %s", l->image->filename);
 		return -1;
 	}
-	*ret = STEAL(samples);
-	*ret_n = n;
+	*ret = s->samples;
+	*ret_n = s->n;
 	return 0;
 }
 

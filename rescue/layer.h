@@ -50,7 +50,7 @@ void layer_done(struct layers *all);
 int layer_bind(struct layers *all, const struct image_chain *chain, struct node *top,
 	       struct error **errp);
 
-/* Ciphertext sampled evenly over all that this layer stores encrypted: at most
+/* Ciphertext sampled over all that this layer stores encrypted: at most
  * JUDGE_SAMPLES sectors.  The caller frees. */
 int layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n,
 		 struct error **errp);
