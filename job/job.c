@@ -187,6 +187,8 @@ void
 job_fail_early(struct job *j)
 {
 	assert(j->status == JOB_STATUS_CREATED);
+	if (j->kind->clean)
+		j->kind->clean(j);
 	job_dismiss(j);
 }
 

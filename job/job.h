@@ -45,9 +45,11 @@ struct job_kind {
 	/* The last step that may fail: changes of the graph.  Coroutine; optional.
 	 * 0, or -errno with or without *errp. */
 	int (*prepare)(struct job *j, struct error **errp);
-	/* Exactly one of these follows, then clean.  Coroutine; optional. */
+	/* Exactly one of these follows.  Coroutine; optional. */
 	void (*commit)(struct job *j);
 	void (*abort)(struct job *j);
+	/* Then this; also for a job that was not started, however little of it was
+	 * set up.  Coroutine; optional. */
 	void (*clean)(struct job *j);
 	/* Release what the kind's struct owns; loop 0.  Optional. */
 	void (*free)(struct job *j);
@@ -112,7 +114,7 @@ int job_new(const struct job_kind *kind, const struct job_options *o, struct job
 	    struct error **errp);
 /* Let its coroutine begin soon.  On failure the job is gone. */
 int job_start(struct job *j, struct error **errp);
-/* It did not come to a start.  Coroutine: lets go of nodes. */
+/* It did not come to a start: clean(), and gone.  Coroutine. */
 void job_fail_early(struct job *j);
 
 struct job *job_ref(struct job *j);

@@ -286,7 +286,7 @@ CO_CASE(ids_are_checked)
 	o.id = "j";
 	refused(job_new(&dummy_kind, &o, &j, &err), &err, "Job ID 'j' already in use");
 	job_fail_early(&d->job);
-	expect("j:created j:null ");
+	expect("j:created clean j:null ");
 }
 
 CO_CASE(a_negative_speed_fails_early)
@@ -297,7 +297,7 @@ CO_CASE(a_negative_speed_fails_early)
 
 	refused(job_new(&dummy_kind, &o, &j, &err), &err,
 		"Parameter 'speed' expects a non-negative value");
-	expect("j:created j:null ");
+	expect("j:created clean j:null ");
 }
 
 CO_CASE(unknown_jobs_have_their_classes)
