@@ -182,6 +182,54 @@ test_readers_share_writers_do_not(void **state)
 }
 
 static void
+writes_once(void *arg)
+{
+	struct counter *c = arg;
+
+	co_rwlock_wrlock(&c->rw);
+	c->plain = (uint64_t)atomic_load(&c->most);
+	co_rwlock_unlock(&c->rw);
+}
+
+static void
+reads_once(void *arg)
+{
+	struct counter *c = arg;
+
+	co_rwlock_rdlock(&c->rw);
+	atomic_fetch_add(&c->most, 1);
+	co_rwlock_unlock(&c->rw);
+}
+
+static void
+writer_between_readers(void *arg)
+{
+	struct counter *c = arg;
+	struct co_group group;
+
+	co_group_init(&group);
+	co_rwlock_rdlock(&c->rw);
+	assert_int_equal(co_group_start(&group, reads_once, c), 0);
+	assert_int_equal(c->most, 1);
+	c->plain = 99;
+	assert_int_equal(co_group_start(&group, writes_once, c), 0);
+	assert_int_equal(co_group_start(&group, reads_once, c), 0);
+	assert_int_equal(c->most, 1);
+	co_rwlock_unlock(&c->rw);
+	co_group_wait(&group);
+	assert_int_equal(c->plain, 1);
+	assert_int_equal(c->most, 2);
+}
+
+static void
+test_a_waiting_writer_goes_before_later_readers(void **state)
+{
+	struct counter c = { 0 };
+
+	run(writer_between_readers, &c);
+}
+
+static void
 reads_and_writes(void *arg)
 {
 	struct counter *c = arg;
@@ -605,6 +653,7 @@ main(void)
 		CO_TEST(test_mutex_excludes_across_loops),
 		CO_TEST(test_mutex_serves_in_order_of_arrival),
 		CO_TEST(test_readers_share_writers_do_not),
+		CO_TEST(test_a_waiting_writer_goes_before_later_readers),
 		CO_TEST(test_rwlock_holds_across_loops),
 		CO_TEST(test_queues_lose_no_wake),
 		CO_TEST(test_queue_under_a_thread_mutex),

@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -149,6 +150,53 @@ test_each_post_wakes_a_sleeping_loop(void **state)
 	loop_post(loop_main(), &tr.task);
 	loop_run();
 	assert_int_equal(tr.hops, 10000);
+}
+
+/* One task at a time, posted at any moment around that when the loop, having
+ * run the one before, goes to sleep. */
+struct knock {
+	struct loop_task task;
+	atomic_uint answered;
+};
+
+enum { KNOCKS = 20000 };
+
+static void
+answer(struct loop_task *t)
+{
+	struct knock *k = CONTAINER_OF(t, struct knock, task);
+
+	if (atomic_fetch_add(&k->answered, 1) + 1 == KNOCKS)
+		loop_quit();
+}
+
+static void *
+knocking_thread(void *arg)
+{
+	struct knock *k = arg;
+	struct rng rng = { 1 };
+
+	for (unsigned i = 0; i < KNOCKS; i++) {
+		loop_post(loop_main(), &k->task);
+		for (unsigned spins = 1; atomic_load(&k->answered) == i; spins++)
+			if (spins % 1000 == 0)
+				sched_yield();
+		for (volatile unsigned delay = rng_below(&rng, 1000); delay; delay--)
+			;
+	}
+	return NULL;
+}
+
+static void
+test_no_post_is_lost_on_a_loop_that_goes_to_sleep(void **state)
+{
+	struct knock k = { .task.fn = answer };
+	pthread_t t;
+
+	assert_int_equal(pthread_create(&t, NULL, knocking_thread, &k), 0);
+	loop_run();
+	pthread_join(t, NULL);
+	assert_int_equal(k.answered, KNOCKS);
 }
 
 static void
@@ -448,6 +496,7 @@ main(void)
 		CO_TEST(test_loops_come_and_go_at_run_time),
 		CO_TEST(test_posts_run_in_order),
 		CO_TEST(test_each_post_wakes_a_sleeping_loop),
+		CO_TEST(test_no_post_is_lost_on_a_loop_that_goes_to_sleep),
 		CO_TEST(test_a_quit_before_the_run_counts),
 		CO_TEST(test_deferred_runs_once_at_the_end_of_the_turn),
 		CO_TEST(test_signals_are_called_on_the_main_loop),
