@@ -8,6 +8,10 @@
  * sees the other, and no task is left behind on a sleeping loop.
  *
  * The eventfd is edge-triggered and never read: each write is an edge.
+ *
+ * A loop does not spin before it sleeps.  Measured on two cores with an NBD
+ * client at depth 1, spinning for 10 us made a request take 14 us in place of
+ * 11, and 10 us of CPU in place of 6.7: client and server want the same cores.
  */
 #include "aio/loop.h"
 
@@ -27,18 +31,11 @@ enum { PASSES_MAX = 8, PASSES_NS = 50 * 1000 };
 enum { EVENTS_EVERY_NS = 20 * 1000 };
 
 _Thread_local struct loop *loop_tls;
-static _Atomic int64_t poll_ns;
 
 struct loop *
 loop_self(void)
 {
 	return loop_tls;
-}
-
-void
-loop_set_poll_ns(int64_t ns)
-{
-	atomic_store(&poll_ns, ns);
 }
 
 /* ---- posting ---- */
@@ -165,26 +162,6 @@ has_work(struct loop *l)
 	return l->runnable.head || !list_empty(&l->deferred) || atomic_load(&l->posted);
 }
 
-/* Look for work without sleeping, for as long as loop_set_poll_ns() said. */
-static bool
-poll_for_work(struct loop *l)
-{
-	int64_t ns = atomic_load_explicit(&poll_ns, memory_order_relaxed);
-	int64_t end = ns ? clock_ns() + ns : 0;
-
-	while (ns && clock_ns() < end) {
-		if (atomic_load_explicit(&l->posted, memory_order_relaxed))
-			return true;
-		l->had_event = false;
-		event_base_loop(l->base, EVLOOP_NONBLOCK);
-		if (l->ring)
-			ring_flush(l->ring);
-		if (l->had_event || has_work(l))
-			return true;
-	}
-	return false;
-}
-
 static void
 wait_for_work(struct loop *l)
 {
@@ -200,8 +177,6 @@ wait_for_work(struct loop *l)
 		event_base_loop(l->base, EVLOOP_NONBLOCK);
 		return;
 	}
-	if (poll_for_work(l))
-		return;
 	atomic_store(&l->sleeping, 1);
 	sleeps = (!l->ring || ring_sleeps(l->ring, true)) && !atomic_load(&l->posted);
 	event_base_loop(l->base, sleeps ? EVLOOP_ONCE : EVLOOP_NONBLOCK);

@@ -90,10 +90,6 @@ void loop_post(struct loop *l, struct loop_task *t);
 void loop_defer(struct loop_task *t);
 void loop_undefer(struct loop_task *t);	/* no-op if it is not deferred */
 
-/* Before a loop sleeps it looks for work for this long.  0, the default, is
- * right wherever cores are scarce.  Any thread. */
-void loop_set_poll_ns(int64_t ns);
-
 /* Call fn on loop 0, outside of coroutines, whenever signo came.  On loop 0; a
  * second watch on the same signal replaces the first, and fn NULL removes it
  * and restores the default action. */

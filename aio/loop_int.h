@@ -79,7 +79,6 @@ struct loop {
 	struct co root;			/* the thread's own stack */
 	struct co *switched_from;
 	int64_t polled_ns;		/* when events were looked at last */
-	bool had_event;			/* set by every event's callback */
 
 	struct co_pool pool;
 	pthread_mutex_t spare_lock;

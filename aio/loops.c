@@ -88,11 +88,10 @@ loop_has_uring(void)
 static void
 on_wake(evutil_socket_t fd, short what, void *arg)
 {
-	struct loop *l = arg;
-
+	/* That it ended the sleep is all. */
 	(void)fd;
 	(void)what;
-	l->had_event = true;
+	(void)arg;
 }
 
 /* What belongs to the thread; on it, since the kernel ties a ring to it. */
@@ -363,7 +362,6 @@ on_signal(evutil_socket_t fd, short what, void *arg)
 	struct signal_watch *w = arg;
 
 	(void)what;
-	slots[0]->had_event = true;
 	w->fn((int)fd, w->arg);
 }
 

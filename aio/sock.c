@@ -61,7 +61,6 @@ became_ready(struct sock *s, enum sock_dir which)
 {
 	struct direction *d = &s->dir[which];
 
-	s->loop->had_event = true;
 	d->ready = true;
 	if (d->waiter)
 		co_wake(d->waiter);
@@ -251,9 +250,10 @@ sock_wait(struct sock *s, enum sock_dir dir, int64_t deadline_ns)
 
 	if (co_cancelled())
 		return -ECANCELED;
-	/* Ready is only what the last call said.  An edge that the loop has not
-	 * seen yet will set it again. */
-	s->dir[dir].ready = poll(&now, 1, 0) != 0;
+	/* Not ready is certain: there was EAGAIN and no edge since.  Ready only
+	 * says that nobody has tried, so the kernel is asked. */
+	if (s->dir[dir].ready)
+		s->dir[dir].ready = poll(&now, 1, 0) != 0;
 	return wait_ready(s, dir, deadline_ns);
 }
 

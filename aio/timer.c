@@ -165,7 +165,6 @@ on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)n;
 	(void)what;
-	l->had_event = true;
 	l->timer_fired = true;
 	l->armed_ns = INT64_MAX;
 }

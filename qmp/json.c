@@ -451,24 +451,27 @@ json_parse(const char *text, struct json_object **ret, struct error **errp)
 {
 	struct json_parser *p = json_parser_new();
 	const char *end = text + strlen(text);
-	struct json_object *more;
+	struct json_object *tree = NULL, *more = NULL;
 	enum token token;
 	int r;
 
 	if (!p)
 		return error_set(errp, "Cannot allocate memory");
-	r = json_parser_next(p, &text, end, ret, errp);
+	r = json_parser_next(p, &text, end, &tree, errp);
 	if (r == 0 && (token = lexer_end(&p->lexer)) != TOKEN_NONE)
-		r = add_token(p, token, ret, errp);
+		r = add_token(p, token, &tree, errp);
 	if (r == 0)
 		r = error_set(errp, p->count || p->lexer.state ?
 					    "JSON parse error, premature EOI" :
 					    "Expecting a JSON value");
 	if (r == 1 && (json_parser_next(p, &text, end, &more, NULL) != 0 ||
 		       lexer_end(&p->lexer) != TOKEN_NONE || p->count)) {
-		json_free(*ret);
+		json_free(tree);
+		json_free(more);
 		r = error_set(errp, "Expecting at most one JSON value");
 	}
+	if (r == 1)
+		*ret = tree;
 	json_parser_free(p);
 	return r == 1 ? 0 : -1;
 }

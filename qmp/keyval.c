@@ -45,60 +45,79 @@ part_length(const char *s)
 	return n;
 }
 
-/* Hang value under the key at path[0, len); parts before the last make objects.
- * Takes value over in any case. */
+/* Is path[0, len) a path: parts with a '.' between, the first no index? */
 static int
-put(struct json_object *root, const char *path, size_t len,
-    struct json_object *value, struct error **errp)
+check_path(const char *path, size_t len, struct error **errp)
 {
-	struct json_object *at = root, *next;
 	const char *s = path, *end = path + len;
-	char part[KEY_MAX + 1];
 	size_t n, depth = 0;
 
 	for (;; s += n + 1) {
 		n = part_length(s);
-		if (n == 0 || (s[n] != '.' && s + n != end) || s + n > end ||
-		    (s == path && isdigit((unsigned char)*s))) {
-			json_object_put(value);
+		if (n == 0 || s + n > end || (s + n < end && s[n] != '.') ||
+		    (s == path && isdigit((unsigned char)*s)))
 			return error_set(errp, "Invalid parameter '%.*s'",
 					 (int)len, path);
-		}
-		if (n > KEY_MAX || ++depth > DEPTH_MAX) {
-			json_object_put(value);
+		if (n > KEY_MAX || ++depth > DEPTH_MAX)
 			return error_set(errp, "Parameter%s '%.*s' is too long",
-					 s != path || s + n != end ? " fragment" : "",
+					 n == len ? "" : " fragment",
 					 (int)(n < 200 ? n : 200), s);
+		if (s + n == end)
+			return 0;
+	}
+}
+
+static int
+inconsistent(const char *path, size_t len, struct error **errp)
+{
+	return error_set(errp, "Parameters '%.*s.*' used inconsistently", (int)len,
+			 path);
+}
+
+/* The object under name in at, made if it is not there; -1 with *errp. */
+static int
+descend(struct json_object **at, const char *name, const char *path, size_t len,
+	struct error **errp)
+{
+	struct json_object *next;
+
+	if (!json_object_object_get_ex(*at, name, &next)) {
+		next = json_object_new_object();
+		if (!next || json_object_object_add(*at, name, next)) {
+			json_object_put(next);
+			return no_memory(errp);
 		}
+	} else if (!json_object_is_type(next, json_type_object)) {
+		return inconsistent(path, len, errp);
+	}
+	*at = next;
+	return 0;
+}
+
+/* Hang value under a checked path; parts before the last make objects.  Takes
+ * value over if it returns 0. */
+static int
+put(struct json_object *at, const char *path, size_t len,
+    struct json_object *value, struct error **errp)
+{
+	const char *s = path, *end = path + len;
+	struct json_object *old;
+	char part[KEY_MAX + 1];
+	size_t n;
+
+	for (;; s += n + 1) {
+		n = part_length(s);
 		memcpy(part, s, n);
 		part[n] = '\0';
 		if (s + n == end)
 			break;
-		if (!json_object_object_get_ex(at, part, &next)) {
-			next = json_object_new_object();
-			if (!next || json_object_object_add(at, part, next)) {
-				json_object_put(next);
-				json_object_put(value);
-				return no_memory(errp);
-			}
-		} else if (!json_object_is_type(next, json_type_object)) {
-			json_object_put(value);
-			return error_set(errp, "Parameters '%.*s.*' used inconsistently",
-					 (int)(s + n - path), path);
-		}
-		at = next;
+		if (descend(&at, part, path, (size_t)(s + n - path), errp) < 0)
+			return -1;
 	}
-	if (json_object_object_get_ex(at, part, &next) &&
-	    json_object_is_type(next, json_type_object)) {
-		json_object_put(value);
-		return error_set(errp, "Parameters '%.*s.*' used inconsistently",
-				 (int)len, path);
-	}
-	if (json_object_object_add(at, part, value)) {
-		json_object_put(value);
-		return no_memory(errp);
-	}
-	return 0;
+	if (json_object_object_get_ex(at, part, &old) &&
+	    json_object_is_type(old, json_type_object))
+		return inconsistent(path, len, errp);
+	return json_object_object_add(at, part, value) ? no_memory(errp) : 0;
 }
 
 /* One "key=value" at *s, and the comma behind it. */
@@ -116,8 +135,8 @@ take_pair(struct json_object *root, const char **s, const char *implied,
 		key = implied;
 		len = strlen(implied);
 	} else {
-		if (len == 0)
-			return error_set(errp, "Invalid parameter ''");
+		if (check_path(key, len, errp) < 0)
+			return -1;
 		if (key[len] != '=')
 			return error_set(errp, "Expected '=' after parameter '%.*s'",
 					 (int)len, key);
@@ -132,7 +151,10 @@ take_pair(struct json_object *root, const char **s, const char *implied,
 	leaf = value.failed ? NULL : json_object_new_string(value.data);
 	if (!leaf)
 		return no_memory(errp);
-	return put(root, key, len, leaf, errp);
+	if (put(root, key, len, leaf, errp) == 0)
+		return 0;
+	json_object_put(leaf);
+	return -1;
 }
 
 /* -1 if the name is no index. */

@@ -88,7 +88,7 @@ step_number(unsigned state, unsigned char c)
 	case ZERO:
 		if (digit)
 			return DONE | TOKEN_ERROR;
-		/* fall through */
+		__attribute__((fallthrough));
 	case DIGITS:
 		if (digit)
 			return DIGITS;
@@ -100,7 +100,7 @@ step_number(unsigned state, unsigned char c)
 	case EXPONENT:
 		if (c == '+' || c == '-')
 			return EXPONENT_SIGN;
-		/* fall through */
+		__attribute__((fallthrough));
 	case EXPONENT_SIGN:
 		return digit ? EXPONENT_DIGITS : DONE | TOKEN_ERROR;
 	default:

@@ -16,7 +16,7 @@
 
 static char events[4096];
 
-static void
+static void __attribute__((format(printf, 1, 2)))
 note(const char *fmt, ...)
 {
 	size_t at = strlen(events);

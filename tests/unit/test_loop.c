@@ -396,15 +396,6 @@ test_a_busy_loop_still_looks_at_events(void **state)
 	run(busy_and_timed, NULL);
 }
 
-static void
-test_polling_before_sleep_finds_work(void **state)
-{
-	loop_set_poll_ns(100 * 1000);
-	test_each_post_wakes_a_sleeping_loop(state);
-	test_timers_fire_in_order_and_never_after_a_cancel(state);
-	loop_set_poll_ns(0);
-}
-
 /* ---- io_uring forbidden ---- */
 
 /* From here on io_uring_setup() fails in this process as it does in containers
@@ -503,7 +494,6 @@ main(void)
 		CO_TEST(test_timers_fire_in_order_and_never_after_a_cancel),
 		CO_TEST(test_a_timer_may_set_itself_again),
 		CO_TEST(test_a_busy_loop_still_looks_at_events),
-		CO_TEST(test_polling_before_sleep_finds_work),
 		cmocka_unit_test(test_a_filter_that_forbids_io_uring_leaves_threads),
 		CO_TEST_NO_URING(test_io_uring_can_be_switched_off),
 	};

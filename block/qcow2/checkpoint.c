@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "block/qcow2/checkpoint.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "block/io.h"
+#include "block/qcow2/bitmaps.h"
+#include "block/qcow2/claim.h"
+#include "block/qcow2/map.h"
+#include "block/qcow2/refs.h"
+
+enum {
+	DIRTY_MAX = 256,		/* slices of a cache, before writers wait */
+	FREED_RUNS_MAX = 1024,		/* runs set aside, before a checkpoint frees them */
+	FREED_BYTES_MAX = 256 << 20,
+};
+
+int
+qcow2_barrier(struct qcow2 *q)
+{
+	int r = node_flush(qcow2_file(q));
+
+	if (r < 0)
+		atomic_store(&q->failed, r);
+	return r;
+}
+
+/* What is dirty at one instant. */
+struct snapshot {
+	struct qcow2_batch refs, l2;
+	struct qcow2_dirty l1, reftable;
+	uint8_t *l1_data, *reftable_data;
+	size_t l1_room, reftable_room;	/* entries */
+	size_t freed;			/* runs of q->freed until then */
+};
+
+static void
+snapshot_done(struct snapshot *s)
+{
+	qcow2_batch_done(&s->refs);
+	qcow2_batch_done(&s->l2);
+	free(s->l1_data);
+	free(s->reftable_data);
+}
+
+static size_t
+entries_of(const struct qcow2_dirty *d)
+{
+	return d->lo < d->hi ? (size_t)(d->hi - d->lo) : 0;
+}
+
+static int
+room_for(uint8_t **data, size_t *room, size_t n)
+{
+	if (n <= *room)
+		return 0;
+	free(*data);
+	*data = malloc(n * 8);
+	*room = *data ? n : 0;
+	return *data ? 0 : -ENOMEM;
+}
+
+static void
+copy_entries(uint8_t *to, const uint64_t *table, const struct qcow2_dirty *d)
+{
+	for (uint64_t i = d->lo; i < d->hi; i++, to += 8)
+		put_be64(to, table[i]);
+}
+
+/* Take the instant.  Clusters unmapped until now go aside: those whose unmapping
+ * is among what will be written. */
+static int
+snapshot_take(struct qcow2 *q, struct snapshot *s, bool refs_only)
+{
+	for (;;) {
+		size_t refs, l2, l1, reftable;
+		int r;
+
+		qcow2_lock(q);
+		refs = q->ref_cache.n_dirty;
+		l2 = refs_only ? 0 : q->l2_cache.n_dirty;
+		l1 = refs_only ? 0 : entries_of(&q->l1_dirty);
+		reftable = entries_of(&q->reftable_dirty);
+		if (refs <= s->refs.room && l2 <= s->l2.room && l1 <= s->l1_room &&
+		    reftable <= s->reftable_room)
+			break;
+		qcow2_unlock(q);
+		r = qcow2_batch_reserve(q, &s->refs, refs + refs / 4);
+		if (!r)
+			r = qcow2_batch_reserve(q, &s->l2, l2 + l2 / 4);
+		if (!r)
+			r = room_for(&s->l1_data, &s->l1_room, l1);
+		if (!r)
+			r = room_for(&s->reftable_data, &s->reftable_room, reftable);
+		if (r < 0)
+			return r;
+	}
+	qcow2_batch_collect(q, &q->ref_cache, &s->refs);
+	s->reftable = q->reftable_dirty;
+	q->reftable_dirty = (struct qcow2_dirty){ 0, 0 };
+	copy_entries(s->reftable_data, q->reftable, &s->reftable);
+	if (!refs_only) {
+		qcow2_batch_collect(q, &q->l2_cache, &s->l2);
+		s->l1 = q->l1_dirty;
+		q->l1_dirty = (struct qcow2_dirty){ 0, 0 };
+		copy_entries(s->l1_data, q->l1, &s->l1);
+		s->freed = q->freed.sealed = q->freed.n;
+	}
+	qcow2_unlock(q);
+	return 0;
+}
+
+static int
+write_entries(struct qcow2 *q, uint64_t table, const struct qcow2_dirty *d, const uint8_t *data)
+{
+	size_t n = entries_of(d);
+
+	return n ? node_pwrite(qcow2_file(q), table + 8 * d->lo, data, 8 * n) : 0;
+}
+
+/* Counts: the blocks, and where there are new ones a barrier and the table. */
+static int
+write_counts(struct qcow2 *q, struct snapshot *s)
+{
+	int r = qcow2_batch_write(q, &s->refs);
+
+	if (!r && entries_of(&s->reftable)) {
+		r = qcow2_barrier(q);
+		if (!r)
+			r = write_entries(q, q->header.reftable_off, &s->reftable,
+					  s->reftable_data);
+	}
+	qcow2_lock(q);
+	qcow2_batch_settle(q, &s->refs, !r);
+	if (r < 0 && entries_of(&s->reftable))
+		qcow2_dirty_add(&q->reftable_dirty, s->reftable.lo, s->reftable.hi);
+	qcow2_unlock(q);
+	return r;
+}
+
+static int
+write_maps(struct qcow2 *q, struct snapshot *s, int r)
+{
+	if (!r)
+		r = qcow2_batch_write(q, &s->l2);
+	if (!r)
+		r = write_entries(q, q->header.l1_off, &s->l1, s->l1_data);
+	qcow2_lock(q);
+	qcow2_batch_settle(q, &s->l2, !r);
+	if (r < 0 && entries_of(&s->l1))
+		qcow2_dirty_add(&q->l1_dirty, s->l1.lo, s->l1.hi);
+	qcow2_unlock(q);
+	return r;
+}
+
+/* Move what was unmapped to the list of what is so on disk; or, on failure, it
+ * stays where it was. */
+static int
+move_freed(struct qcow2 *q, size_t n)
+{
+	struct qcow2_freelist *from = &q->freed, *to = &q->unmapped;
+	size_t room = to->n + n;
+	struct qcow2_freed *runs;
+
+	if (room > to->room) {
+		runs = realloc(to->runs, room * sizeof(*runs));
+		if (!runs)
+			return -ENOMEM;
+		to->runs = runs;
+		to->room = room;
+	}
+	qcow2_lock(q);
+	memcpy(to->runs + to->n, from->runs, n * sizeof(*runs));
+	to->n += n;
+	for (size_t i = 0; i < n; i++) {
+		to->clusters += from->runs[i].n;
+		from->clusters -= from->runs[i].n;
+	}
+	from->n -= n;
+	from->sealed = 0;
+	memmove(from->runs, from->runs + n, from->n * sizeof(*runs));
+	qcow2_unlock(q);
+	return 0;
+}
+
+static int
+checkpoint(struct qcow2 *q, struct snapshot *s)
+{
+	int r = snapshot_take(q, s, false);
+	bool maps = s->l2.n || entries_of(&s->l1);
+
+	if (r < 0)
+		return r;
+	r = write_counts(q, s);
+	if (!r && maps)
+		r = qcow2_barrier(q);
+	r = write_maps(q, s, r);
+	if (!r && s->freed)
+		r = qcow2_barrier(q);
+	if (!r && s->freed)
+		r = move_freed(q, s->freed);
+	if (!r)
+		(void)qcow2_refs_drop_now(q, false);
+	return r;
+}
+
+int
+qcow2_checkpoint(struct qcow2 *q)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->checkpoint;
+	CLEANUP(snapshot_done) struct snapshot s = { 0 };
+	int r;
+
+	co_mutex_lock(held);
+	r = atomic_load(&q->failed);
+	return r < 0 ? r : checkpoint(q, &s);
+}
+
+static bool
+is_too_much(struct qcow2 *q)
+{
+	bool much;
+
+	qcow2_lock(q);
+	much = q->l2_cache.n_dirty >= DIRTY_MAX || q->ref_cache.n_dirty >= DIRTY_MAX ||
+	       q->freed.n >= FREED_RUNS_MAX ||
+	       q->freed.clusters << q->cluster_bits >= FREED_BYTES_MAX;
+	qcow2_unlock(q);
+	return much;
+}
+
+/* Wait for a checkpoint if there is too much to write, or to free. */
+static int
+throttle(struct qcow2 *q)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->checkpoint;
+	CLEANUP(snapshot_done) struct snapshot s = { 0 };
+	int r;
+
+	if (!is_too_much(q)) {
+		held = NULL;
+		return 0;
+	}
+	co_mutex_lock(held);
+	r = atomic_load(&q->failed);
+	if (r < 0)
+		return r;
+	/* Somebody else may have done it while we waited. */
+	return is_too_much(q) ? checkpoint(q, &s) : 0;
+}
+
+int
+qcow2_before_write(struct qcow2 *q)
+{
+	int r = atomic_load_explicit(&q->failed, memory_order_relaxed);
+
+	if (!r && atomic_load_explicit(&q->autoclear_due, memory_order_acquire))
+		r = qcow2_bitmaps_invalidate(q);
+	return r < 0 ? r : throttle(q);
+}
+
+int
+qcow2_write_refs(struct qcow2 *q)
+{
+	CLEANUP(snapshot_done) struct snapshot s = { 0 };
+	int r = snapshot_take(q, &s, true);
+
+	if (r < 0)
+		return r;
+	r = qcow2_batch_write(q, &s.refs);
+	qcow2_lock(q);
+	qcow2_batch_settle(q, &s.refs, !r);
+	if (entries_of(&s.reftable))
+		qcow2_dirty_add(&q->reftable_dirty, s.reftable.lo, s.reftable.hi);
+	qcow2_unlock(q);
+	return r;
+}
+
+int
+qcow2_write_field(struct qcow2 *q, uint64_t off, const void *field, size_t len)
+{
+	int r = atomic_load(&q->failed);
+
+	if (!r)
+		r = qcow2_barrier(q);
+	if (!r)
+		r = node_pwrite(qcow2_file(q), off, field, len);
+	if (!r)
+		r = qcow2_barrier(q);
+	return r;
+}
+
+int
+qcow2_flush(struct node *n)
+{
+	struct qcow2 *q = n->state;
+
+	return n->read_only ? 0 : qcow2_checkpoint(q);
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* block/qcow2/checkpoint.h - writing tables back in the order that qcow2.h argues.
+ *
+ * Context    coroutine, without q->lock.
+ * Errors     0 or -errno; once a barrier failed, always that.
+ */
+#ifndef BLOCK_QCOW2_CHECKPOINT_H
+#define BLOCK_QCOW2_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct qcow2;
+
+/* Write all that is dirty now.  Takes the checkpoint lock. */
+int qcow2_checkpoint(struct qcow2 *q);
+
+/* Before a request that changes guest data: clear the autoclear bits of what
+ * is not kept up here, and wait for a checkpoint if there is too much to write,
+ * or to free.  Holding no lock and no claim. */
+int qcow2_before_write(struct qcow2 *q);
+
+/* ---- with the checkpoint lock held ---- */
+
+/* Flush the file; a failure is final. */
+int qcow2_barrier(struct qcow2 *q);
+/* Write the refcount slices that are dirty; no barrier. */
+int qcow2_write_refs(struct qcow2 *q);
+/* Write a field of the header, with a barrier before and behind. */
+int qcow2_write_field(struct qcow2 *q, uint64_t off, const void *field, size_t len);
+
+#endif

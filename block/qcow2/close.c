@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "block/open.h"
+#include "block/qcow2/checkpoint.h"
+#include "block/qcow2/qcow2.h"
+#include "block/qcow2/refs.h"
+
+int
+qcow2_settle(struct qcow2 *q)
+{
+	int r = qcow2_checkpoint(q);
+
+	if (r < 0)
+		return r;
+	co_mutex_lock(&q->checkpoint);
+	(void)qcow2_refs_drop_now(q, true);
+	co_mutex_unlock(&q->checkpoint);
+	r = qcow2_checkpoint(q);
+	return r < 0 ? r : qcow2_barrier(q);
+}
+
+int
+qcow2_close(struct node *n)
+{
+	struct qcow2 *q = n->state;
+	int r = 0;
+
+	if (!n->read_only && !q->encrypted)
+		r = qcow2_settle(q);
+	if (q->key)
+		q->decryptor->forget(q->key);
+	qcow2_unload(q);
+	return r;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* block/qcow2/compressed.h - reading compressed clusters. */
+#ifndef BLOCK_QCOW2_COMPRESSED_H
+#define BLOCK_QCOW2_COMPRESSED_H
+
+#include <stdint.h>
+
+struct qcow2;
+
+/* Unpack the whole cluster of a compressed L2 entry into dst, of cluster size.
+ * The caller is in an epoch or has a claim.  Coroutine.  -EIO: broken data. */
+int qcow2_compressed_read(struct qcow2 *q, uint64_t entry, void *dst);
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From an image file to a struct qcow2, and back to nothing. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/io.h"
+#include "block/qcow2/qcow2.h"
+#include "block/qcow2/refs.h"
+#include "block/qcow2/snapshots.h"
+
+enum {
+	SLICE_DEFAULT = 4096,
+	L2_CACHE_DEFAULT = 32 << 20,	/* bytes, at most */
+	REF_CACHE_DEFAULT = 2 << 20,
+	SLICES_MIN = 16,		/* of any cache */
+};
+
+static void
+set_geometry(struct qcow2 *q, uint32_t slice)
+{
+	const struct qcow2_header *h = &q->header;
+
+	if (!slice)
+		slice = SLICE_DEFAULT;
+	q->version = (int)h->version;
+	q->cluster_bits = h->cluster_bits;
+	q->cluster_size = UINT32_C(1) << h->cluster_bits;
+	q->l2_bits = h->cluster_bits - 3;
+	q->slice_bits = (unsigned)__builtin_ctz(slice);
+	if (q->slice_bits > q->cluster_bits)
+		q->slice_bits = q->cluster_bits;
+	q->refcount_order = h->refcount_order;
+	q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
+	q->refcount_max = UINT64_MAX >> (64 - (1u << h->refcount_order));
+	q->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
+}
+
+/* The header, the extensions behind it, and the backing file's name. */
+static int
+load_header(struct qcow2 *q, struct error **errp)
+{
+	CLEANUP(cleanup_free) uint8_t *buf = NULL;
+	uint8_t head[UINT64_C(1) << QCOW2_CLUSTER_BITS_MIN];
+	struct qcow2_header *h = &q->header;
+	size_t end, len;
+	int r;
+
+	r = node_pread(qcow2_file(q), 0, head, sizeof(head));
+	if (r < 0)
+		return error_set_errno(errp, r, "Could not read qcow2 header"), -1;
+	if (qcow2_header_parse(head, sizeof(head), h, errp))
+		return -1;
+	end = h->backing_off ? h->backing_off : (size_t)1 << h->cluster_bits;
+	len = end + (h->backing_off ? QCOW2_BACKING_MAX : 0);
+	buf = malloc(len);
+	if (!buf)
+		return error_set(errp, "Out of memory for the header extensions");
+	r = node_pread(qcow2_file(q), 0, buf, len);
+	if (r < 0)
+		return error_set_errno(errp, r, "Could not read qcow2 header"), -1;
+	if (qcow2_ext_split(buf, h->header_len, end, &q->exts, errp))
+		return -1;
+	if (qcow2_header_check(h, q->exts.features, q->exts.features_len, q->node->read_only,
+			       errp))
+		return -1;
+	if (!h->backing_off)
+		return 0;
+	q->backing_name = strndup((const char *)buf + h->backing_off, h->backing_len);
+	return q->backing_name ? 0 : error_set(errp, "Out of memory for the backing file's name");
+}
+
+/* Read n entries of a table into memory, in host byte order. */
+static int
+load_table(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **ret, const char *what,
+	   struct error **errp)
+{
+	uint64_t *t = malloc((n ? n : 1) * 8);
+	int r;
+
+	if (!t)
+		return error_set(errp, "Could not allocate %s", what);
+	r = node_pread(qcow2_file(q), off, t, n * 8);
+	if (r < 0) {
+		free(t);
+		return error_set_errno(errp, r, "Could not read %s", what), -1;
+	}
+	for (uint64_t i = 0; i < n; i++)
+		t[i] = be64toh(t[i]);
+	*ret = t;
+	return 0;
+}
+
+static int
+load_tables(struct qcow2 *q, struct error **errp)
+{
+	const struct qcow2_header *h = &q->header;
+
+	q->l1_size = h->l1_size;
+	if (load_table(q, h->l1_off, q->l1_size, &q->l1, "L1 table", errp))
+		return -1;
+	q->reftable_size = (uint64_t)h->reftable_clusters << (q->cluster_bits - 3);
+	if (load_table(q, h->reftable_off, q->reftable_size, &q->reftable, "refcount table", errp))
+		return -1;
+	if (qcow2_cache_init(&q->l2_cache, SLICES_MIN) ||
+	    qcow2_cache_init(&q->ref_cache, SLICES_MIN))
+		return error_set(errp, "Could not allocate metadata caches");
+	qcow2_set_caches(q, 0, 0);
+	return 0;
+}
+
+void
+qcow2_set_caches(struct qcow2 *q, uint64_t l2_bytes, uint64_t refcount_bytes)
+{
+	uint64_t all = qcow2_clusters(q, q->header.size) * 8;
+
+	if (!l2_bytes)
+		l2_bytes = min_u64(round_up(all, q->cluster_size), L2_CACHE_DEFAULT);
+	if (!refcount_bytes)
+		refcount_bytes = REF_CACHE_DEFAULT;
+	q->l2_cache.max = max_u64(SLICES_MIN, l2_bytes >> q->slice_bits);
+	q->ref_cache.max = max_u64(SLICES_MIN, refcount_bytes >> q->slice_bits);
+}
+
+int
+qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
+{
+	struct node *n = q->node, *file = qcow2_file(q);
+
+	pthread_mutex_init(&q->lock, NULL);
+	list_init(&q->claims);
+	q->epoch = 2;
+	if (load_header(q, errp))
+		goto fail;
+	set_geometry(q, slice);
+	if (load_tables(q, errp) || qcow2_ext_decode(&q->header, &q->exts, errp) ||
+	    qcow2_snapshots_read(q, errp))
+		goto fail;
+	if (q->exts.backing_format && q->backing_name) {
+		q->backing_format = strdup(q->exts.backing_format);
+		if (!q->backing_format) {
+			error_set(errp, "Out of memory for the backing file's format");
+			goto fail;
+		}
+	}
+	q->fresh_known = file->driver->caps & DRIVER_GROWS;
+	q->fresh_from = round_up(atomic_load(&file->size), q->cluster_size);
+	atomic_store(&n->size, q->header.size);
+	return 0;
+
+fail:
+	qcow2_unload(q);
+	return -1;
+}
+
+void
+qcow2_unload(struct qcow2 *q)
+{
+	struct node *n = q->node;
+
+	qcow2_snapshots_done(q);
+	qcow2_ext_done(&q->exts);
+	qcow2_cache_done(&q->l2_cache);
+	qcow2_cache_done(&q->ref_cache);
+	qcow2_freelist_done(&q->freed);
+	qcow2_freelist_done(&q->unmapped);
+	free(q->l1);
+	free(q->reftable);
+	free(q->backing_name);
+	free(q->backing_format);
+	pthread_mutex_destroy(&q->lock);
+	memset(q, 0, sizeof(*q));
+	q->node = n;
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "block/qcow2/map.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/iov.h"
+#include "block/io.h"
+#include "block/qcow2/refs.h"
+
+/* ---- entries ---- */
+
+enum qcow2_kind
+qcow2_entry_kind(const struct qcow2 *q, uint64_t entry)
+{
+	bool has_host = entry & QCOW2_OFFSET_MASK;
+
+	if (entry & QCOW2_COMPRESSED)
+		return QCOW2_RUN_COMPRESSED;
+	if ((entry & QCOW2_ZERO_BIT) && q->version >= 3)
+		return has_host ? QCOW2_RUN_ZERO_ALLOC : QCOW2_RUN_ZERO;
+	return has_host ? QCOW2_RUN_NORMAL : QCOW2_RUN_UNALLOCATED;
+}
+
+void
+qcow2_compressed_extent(const struct qcow2 *q, uint64_t entry, uint64_t *ret_off,
+			uint64_t *ret_len)
+{
+	unsigned x = 62 - (q->cluster_bits - 8);
+	uint64_t sectors = (entry >> x & ((UINT64_C(1) << (q->cluster_bits - 8)) - 1)) + 1;
+
+	*ret_off = entry & ((UINT64_C(1) << x) - 1);
+	*ret_len = sectors * 512 - (*ret_off & 511);
+}
+
+uint64_t
+qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *ret_host)
+{
+	uint64_t off, len;
+
+	if (!(entry & QCOW2_COMPRESSED)) {
+		*ret_host = entry & QCOW2_OFFSET_MASK;
+		return *ret_host ? 1 : 0;
+	}
+	qcow2_compressed_extent(q, entry, &off, &len);
+	*ret_host = round_down(off, q->cluster_size);
+	return (round_up(off + len, q->cluster_size) - *ret_host) >> q->cluster_bits;
+}
+
+/* ---- looking up ---- */
+
+/* Where the entry of a guest cluster stands. */
+struct place {
+	uint64_t l1_index, slice_off, index, entries;	/* index, entries: in the slice */
+	bool owned;					/* no snapshot shares the table */
+};
+
+/* With the lock held.  1: there is a table; 0: there is none; -EIO. */
+static int
+find_place(const struct qcow2 *q, uint64_t guest, struct place *p)
+{
+	uint64_t cluster = guest >> q->cluster_bits, in_table, table;
+	unsigned slice_entry_bits = q->slice_bits - 3;
+
+	p->l1_index = cluster >> q->l2_bits;
+	in_table = cluster & ((UINT64_C(1) << q->l2_bits) - 1);
+	p->index = in_table & ((UINT64_C(1) << slice_entry_bits) - 1);
+	p->entries = UINT64_C(1) << slice_entry_bits;
+	if (p->l1_index >= q->l1_size)
+		return -EIO;
+	table = q->l1[p->l1_index] & QCOW2_OFFSET_MASK;
+	if (!table)
+		return 0;
+	if (!is_aligned(table, q->cluster_size))
+		return -EIO;
+	p->owned = q->l1[p->l1_index] & QCOW2_COPIED;
+	p->slice_off = table + (in_table >> slice_entry_bits << q->slice_bits);
+	return 1;
+}
+
+/* What one entry says about off within its cluster. */
+static int
+read_entry(const struct qcow2 *q, const struct place *p, uint64_t entry, uint64_t off,
+	   struct qcow2_run *run)
+{
+	uint64_t in_cluster = off & (q->cluster_size - 1);
+
+	run->kind = qcow2_entry_kind(q, entry);
+	run->owned = false;
+	run->host = 0;
+	run->len = q->cluster_size - in_cluster;
+	switch (run->kind) {
+	case QCOW2_RUN_COMPRESSED:
+		run->host = entry;
+		break;
+	case QCOW2_RUN_NORMAL:
+	case QCOW2_RUN_ZERO_ALLOC:
+		if (!is_aligned(entry & QCOW2_OFFSET_MASK, q->cluster_size))
+			return -EIO;
+		run->host = (entry & QCOW2_OFFSET_MASK) + in_cluster;
+		run->owned = p->owned && (entry & QCOW2_COPIED);
+		break;
+	default:
+		break;
+	}
+	return 0;
+}
+
+/* Does entry go on where run ends? */
+static bool
+continues(const struct qcow2 *q, const struct place *p, const struct qcow2_run *run,
+	  uint64_t entry)
+{
+	if (qcow2_entry_kind(q, entry) != run->kind)
+		return false;
+	switch (run->kind) {
+	case QCOW2_RUN_UNALLOCATED:
+	case QCOW2_RUN_ZERO:
+		return true;
+	case QCOW2_RUN_COMPRESSED:
+		return false;
+	default:
+		return (entry & QCOW2_OFFSET_MASK) == run->host + run->len &&
+		       (p->owned && (entry & QCOW2_COPIED)) == run->owned;
+	}
+}
+
+/* Make run longer with the slice's entries from i on; true: to its end. */
+static bool
+extend(const struct qcow2 *q, const struct place *p, struct qcow2_run *run,
+       const uint8_t *data, uint64_t i, uint64_t len)
+{
+	while (i < p->entries && run->len < len) {
+		if (!continues(q, p, run, get_be64(data + 8 * i)))
+			return false;
+		run->len += q->cluster_size;
+		i++;
+	}
+	return run->len < len;
+}
+
+/* With the lock held.  1: *run; 0: *ret_missing has to be loaded; -EIO. */
+static int
+find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *run,
+	 uint64_t *ret_missing)
+{
+	uint64_t next, l2_span = UINT64_C(1) << (q->l2_bits + q->cluster_bits);
+	struct qcow2_slice *s;
+	struct place p;
+	int r = find_place(q, off, &p);
+
+	if (r < 0)
+		return r;
+	if (!r) {
+		*run = (struct qcow2_run){ .kind = QCOW2_RUN_UNALLOCATED,
+					   .len = l2_span - (off & (l2_span - 1)) };
+	} else {
+		s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+		if (!s) {
+			*ret_missing = p.slice_off;
+			return 0;
+		}
+		r = read_entry(q, &p, get_be64(s->data + 8 * p.index), off, run);
+		if (r < 0)
+			return r;
+		if (!extend(q, &p, run, s->data, p.index + 1, len))
+			goto out;
+	}
+	/* Into the next slices, as far as they are here and look all right. */
+	while (run->len < len) {
+		next = off + run->len;
+		r = find_place(q, next, &p);
+		if (r < 0)
+			break;
+		if (!r) {
+			if (run->kind != QCOW2_RUN_UNALLOCATED)
+				break;
+			run->len += l2_span - (next & (l2_span - 1));
+			continue;
+		}
+		s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+		if (!s || !extend(q, &p, run, s->data, p.index, len))
+			break;
+	}
+out:
+	run->len = min_u64(run->len, len);
+	return 1;
+}
+
+int
+qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret)
+{
+	for (;;) {
+		uint64_t missing;
+		int r;
+
+		qcow2_lock(q);
+		r = find_run(q, off, len, ret, &missing);
+		if (r > 0)
+			return 0;
+		qcow2_unlock(q);
+		if (!r)
+			r = qcow2_cache_load(q, &q->l2_cache, missing);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* ---- changing ---- */
+
+/* Give L1 entry i a table of its own: an empty one, or a copy of the one that a
+ * snapshot shares.  It is on its place, though not yet safe there, before the
+ * entry changes. */
+static int
+make_table(struct qcow2 *q, uint64_t i)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->making_l2;
+	CLEANUP(cleanup_free) uint8_t *data = NULL;
+	uint32_t align = qcow2_file(q)->limits.mem_align;
+	uint64_t old, host;
+	int r;
+
+	co_mutex_lock(held);
+	qcow2_lock(q);
+	old = q->l1[i];
+	qcow2_unlock(q);
+	if (old & QCOW2_COPIED)
+		return 0;	/* somebody was faster */
+	old &= QCOW2_OFFSET_MASK;
+	data = iov_alloc(align > 64 ? align : 64, q->cluster_size);
+	if (!data)
+		return -ENOMEM;
+	memset(data, 0, q->cluster_size);
+	if (old) {
+		r = node_pread(qcow2_file(q), old, data, q->cluster_size);
+		if (r < 0)
+			return r;
+	}
+	r = qcow2_refs_take_all(q, 1, &host);
+	if (r < 0)
+		return r;
+	r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
+	if (r < 0) {
+		(void)qcow2_refs_give_back(q, host, 1);
+		return r;
+	}
+	qcow2_lock(q);
+	qcow2_cache_drop(q, &q->l2_cache, host, q->cluster_size);
+	q->l1[i] = host | QCOW2_COPIED;
+	qcow2_dirty_add(&q->l1_dirty, i, i + 1);
+	if (old)
+		qcow2_refs_drop_later(q, old, 1, QCOW2_FREE_OTHER);
+	qcow2_unlock(q);
+	return 0;
+}
+
+/* Lock the slice that holds guest's entry, to change it.  1: with the lock held;
+ * 0: there is no table, and skip (lock released, *p is set); -errno. */
+static int
+lock_slice(struct qcow2 *q, uint64_t guest, bool skip, struct place *p,
+	   struct qcow2_slice **ret)
+{
+	for (;;) {
+		int r;
+
+		qcow2_lock(q);
+		r = find_place(q, guest, p);
+		if (r > 0 && (q->l1[p->l1_index] & QCOW2_COPIED)) {
+			*ret = qcow2_cache_find(q, &q->l2_cache, p->slice_off);
+			if (*ret)
+				return 1;
+			qcow2_unlock(q);
+			r = qcow2_cache_load(q, &q->l2_cache, p->slice_off);
+		} else {
+			qcow2_unlock(q);
+			if (r < 0 || (!r && skip))
+				return r;
+			r = make_table(q, p->l1_index);
+		}
+		if (r < 0)
+			return r;
+	}
+}
+
+/* Old gave way to new: what does the old entry refer to that the new does not? */
+static void
+drop_old(struct qcow2 *q, uint64_t old, uint64_t new, enum qcow2_free_why why)
+{
+	uint64_t old_host, new_host, n = qcow2_entry_clusters(q, old, &old_host);
+
+	if (!n)
+		return;
+	if (!(old & QCOW2_COMPRESSED) && qcow2_entry_clusters(q, new, &new_host) &&
+	    old_host == new_host)
+		return;
+	qcow2_refs_drop_later(q, old_host, n, why);
+}
+
+int
+qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
+		 enum qcow2_free_why why, qcow2_map_fn fn, void *arg, uint64_t *ret_done)
+{
+	uint64_t done = 0;
+	int r = 0;
+
+	while (done < n) {
+		uint64_t at = guest + (done << q->cluster_bits), m;
+		struct qcow2_slice *s;
+		struct place p;
+		bool changed = false;
+
+		r = lock_slice(q, at, skip, &p, &s);
+		if (r < 0)
+			break;
+		m = min_u64(n - done, p.entries - p.index);
+		if (!r) {
+			done += m;
+			continue;
+		}
+		for (uint64_t i = 0; i < m; i++) {
+			uint8_t *e = s->data + 8 * (p.index + i);
+			uint64_t old = get_be64(e), new = fn(q, old, done + i, arg);
+
+			if (new == old)
+				continue;
+			put_be64(e, new);
+			drop_old(q, old, new, why);
+			changed = true;
+		}
+		if (changed)
+			qcow2_cache_dirty(&q->l2_cache, s);
+		qcow2_unlock(q);
+		done += m;
+	}
+	*ret_done = done;
+	return r < 0 ? r : 0;
+}
+
+static uint64_t
+link_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+{
+	uint64_t host = *(uint64_t *)arg;
+
+	return (host + (index << q->cluster_bits)) | QCOW2_COPIED;
+}
+
+int
+qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n, uint64_t *ret_done)
+{
+	return qcow2_map_change(q, guest, n, false, QCOW2_FREE_OTHER, link_entry, &host,
+				ret_done);
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening by options, and the driver's table. */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "block/drivers.h"
+#include "block/io.h"
+#include "block/open.h"
+#include "block/qcow2/bitmaps.h"
+#include "block/qcow2/qcow2.h"
+#include "schema/types.h"
+
+/* ---- options ---- */
+
+static int
+check_cache_sizes(const struct BlockdevOptionsQcow2 *o, struct error **errp)
+{
+	if (o->has_cache_size && o->has_l2_cache_size && o->has_refcount_cache_size)
+		return error_set(errp, "cache-size, l2-cache-size and refcount-cache-size may not "
+				       "be set at the same time");
+	if (o->has_cache_size && o->has_l2_cache_size && o->l2_cache_size > o->cache_size)
+		return error_set(errp, "l2-cache-size may not exceed cache-size");
+	if (o->has_cache_size && o->has_refcount_cache_size &&
+	    o->refcount_cache_size > o->cache_size)
+		return error_set(errp, "refcount-cache-size may not exceed cache-size");
+	if (o->has_cache_clean_interval &&
+	    (o->cache_clean_interval < 0 || o->cache_clean_interval > UINT_MAX))
+		return error_set(errp, "Cache clean interval too big");
+	return 0;
+}
+
+static int
+set_caches(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct error **errp)
+{
+	uint64_t l2 = o->has_l2_cache_size ? (uint64_t)o->l2_cache_size : 0;
+	uint64_t refs = o->has_refcount_cache_size ? (uint64_t)o->refcount_cache_size : 0;
+	int64_t entry = o->has_l2_cache_entry_size ? o->l2_cache_entry_size : q->cluster_size;
+
+	if (entry < 512 || entry > q->cluster_size || !is_pow2((uint64_t)entry))
+		return error_set(errp, "L2 cache entry size must be a power of two between %d and "
+				       "the cluster size (%" PRIu32 ")", 512, q->cluster_size);
+	if (o->has_cache_size && o->has_l2_cache_size)
+		refs = (uint64_t)(o->cache_size - o->l2_cache_size);
+	else if (o->has_cache_size)
+		l2 = (uint64_t)o->cache_size - refs;
+	qcow2_set_caches(q, l2, refs);
+	return 0;
+}
+
+static int
+check_encrypt_option(const struct qcow2 *q, const struct BlockdevOptionsQcow2 *o,
+		     struct error **errp)
+{
+	static const char *const names[] = { NULL, "aes", "luks" };
+	const char *is = names[q->header.crypt_method], *said;
+
+	if (!o->encrypt)
+		return 0;
+	said = BlockdevQcow2EncryptionFormat_str(o->encrypt->format);
+	if (!is)
+		return error_set(errp, "No encryption in image header, but options specified "
+				       "format '%s'", said);
+	if (strcmp(is, said))
+		return error_set(errp, "Header reported '%s' encryption format but options specify "
+				       "'%s'", is, said);
+	return 0;
+}
+
+static int
+apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct error **errp)
+{
+	if (set_caches(q, o, errp))
+		return -1;
+	if (o->has_lazy_refcounts && o->lazy_refcounts && q->version < 3)
+		return error_set(errp, "Lazy refcounts require a qcow2 image with at least qemu "
+				       "1.1 compatibility level");
+	if (check_encrypt_option(q, o, errp))
+		return -1;
+	if (o->data_file)
+		return error_set(errp, "'data-file' can only be set for images with an external "
+				       "data file");
+	q->pass_discard[QCOW2_FREE_REQUEST] = o->has_pass_discard_request
+						      ? o->pass_discard_request
+						      : q->node->discard_unmap;
+	q->pass_discard[QCOW2_FREE_SNAPSHOT] =
+		!o->has_pass_discard_snapshot || o->pass_discard_snapshot;
+	q->pass_discard[QCOW2_FREE_OTHER] = o->has_pass_discard_other && o->pass_discard_other;
+	q->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
+	return 0;
+}
+
+/* ---- encryption ---- */
+
+static int
+open_encrypted(struct qcow2 *q, struct opener *op, struct error **errp)
+{
+	struct node *n = q->node;
+	struct crypt_layer layer = {
+		.filename = node_filename(qcow2_file(q)),
+		.node_name = n->name,
+		.format = "qcow2",
+		.kind = q->header.crypt_method == QCOW2_CRYPT_AES ? CIPHER_QCOW2_AES
+								  : CIPHER_QCOW2_LUKS,
+		.file = qcow2_file(q),
+		.header_offset = q->exts.crypto_off,
+		.header_length = q->exts.crypto_len,
+		.depth = opener_depth(op),
+	};
+
+	if (opener_encrypted(op, n, &layer, &q->key, errp))
+		return -1;
+	if (!q->key)
+		return 0;
+	q->decryptor = opener_policy(op)->decryptor;
+	/* What is decrypted here is never written back. */
+	if (!n->read_only)
+		return error_set(errp, "An encrypted image can only be opened read-only");
+	return 0;
+}
+
+/* ---- opening ---- */
+
+static int
+open_backing(struct qcow2 *q, struct opener *op, const struct BlockdevOptionsQcow2 *o,
+	     struct error **errp)
+{
+	struct node *n = q->node;
+
+	if (o->backing)
+		return opener_backing(op, n, o->backing, &n->backing, errp);
+	if (!q->backing_name || !*q->backing_name)
+		return 0;
+	return opener_backing_named(op, n, q->backing_name, q->backing_format, &n->backing, errp);
+}
+
+static void
+set_limits(struct qcow2 *q)
+{
+	struct limits *l = &q->node->limits;
+
+	l->align = q->encrypted ? 512 : 1;
+	l->mem_align = 1;
+	l->zero_align = l->discard_align = q->cluster_size;
+	l->opt_transfer = q->cluster_size;
+}
+
+/* Now that everything is there: what writing needs. */
+static int
+start_writing(struct qcow2 *q, struct error **errp)
+{
+	if ((q->header.incompat & QCOW2_INCOMPAT_DIRTY) && qcow2_repair_dirty(q, errp))
+		return -1;
+	qcow2_bitmaps_watch(q);
+	return 0;
+}
+
+int
+qcow2_open(struct node *n, struct opener *op, struct error **errp)
+{
+	const struct BlockdevOptionsQcow2 *o = &n->options->u.qcow2;
+	struct qcow2 *q = n->state;
+	uint32_t slice = 0;
+
+	q->node = n;
+	if (opener_child(op, n, o->file, "file", ROLE_IMAGE, &n->file, errp))
+		return -1;
+	if (o->has_l2_cache_entry_size && o->l2_cache_entry_size >= 512 &&
+	    o->l2_cache_entry_size <= 1 << QCOW2_CLUSTER_BITS_MAX &&
+	    is_pow2((uint64_t)o->l2_cache_entry_size))
+		slice = (uint32_t)o->l2_cache_entry_size;
+	if (check_cache_sizes(o, errp) || qcow2_load(q, slice, errp))
+		return -1;
+	set_limits(q);
+	if (apply_options(q, o, errp))
+		goto fail;
+	if (q->encrypted && open_encrypted(q, op, errp))
+		goto fail;
+	if (open_backing(q, op, o, errp))
+		goto fail;
+	if (!n->read_only && !q->encrypted && start_writing(q, errp))
+		goto fail;
+	return 0;
+
+fail:
+	if (q->key)
+		opener_policy(op)->decryptor->forget(q->key);
+	qcow2_unload(q);
+	return -1;
+}
+
+int
+qcow2_set_read_only(struct node *n, bool read_only, struct error **errp)
+{
+	struct qcow2 *q = n->state;
+	int r;
+
+	if (read_only) {
+		r = qcow2_settle(q);
+		return r < 0 ? (error_set_errno(errp, r, "Could not write back the image's tables"),
+				-1) : 0;
+	}
+	if (q->encrypted)
+		return error_set(errp, "An encrypted image can only be opened read-only");
+	if (q->header.incompat & QCOW2_INCOMPAT_CORRUPT)
+		return error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write");
+	return start_writing(q, errp);
+}
+
+const struct driver driver_qcow2 = {
+	.name = "qcow2",
+	.caps = DRIVER_BACKING | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST,
+	.state_size = sizeof(struct qcow2),
+	.open = qcow2_open,
+	.close = qcow2_close,
+	.set_read_only = qcow2_set_read_only,
+	.read = qcow2_read,
+	.write = qcow2_write,
+	.zero = qcow2_zero,
+	.discard = qcow2_discard,
+	.flush = qcow2_flush,
+	.status = qcow2_status,
+	.truncate = qcow2_truncate,
+	.info = qcow2_info,
+	.create = qcow2_create,
+	.change_backing = qcow2_change_backing,
+};

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Changing the disk's size: the L1 table, and what lies beyond the smaller end. */
+#include "block/qcow2/resize.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/iov.h"
+#include "block/io.h"
+#include "block/qcow2/checkpoint.h"
+#include "block/qcow2/map.h"
+#include "block/qcow2/refs.h"
+
+/* ---- the L1 table ---- */
+
+/* Write the larger table with what the old one says, and point the header at it.
+ * The checkpoint lock is held, and all of the old table is on disk. */
+static int
+switch_l1(struct qcow2 *q, uint64_t n, uint64_t host, uint64_t **table)
+{
+	CLEANUP(cleanup_free) uint8_t *buf = calloc(n, 8);
+	uint64_t old_host = q->header.l1_off, old_n = q->l1_size;
+	uint8_t field[12];
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < old_n; i++) {
+		(*table)[i] = q->l1[i];
+		put_be64(buf + 8 * i, q->l1[i]);
+	}
+	r = node_pwrite(qcow2_file(q), host, buf, n * 8);
+	if (!r)
+		r = qcow2_write_refs(q);
+	if (r < 0)
+		return r;
+	put_be32(field, (uint32_t)n);
+	put_be64(field + 4, host);
+	r = qcow2_write_field(q, QCOW2_OFF_L1_SIZE, field, sizeof(field));
+	if (r < 0)
+		return r;
+	qcow2_lock(q);
+	free(q->l1);
+	q->l1 = STEAL(*table);
+	q->l1_size = n;
+	q->header.l1_size = (uint32_t)n;
+	q->header.l1_off = host;
+	if (old_n)
+		qcow2_refs_drop_later(q, old_host, qcow2_clusters(q, old_n * 8),
+				      QCOW2_FREE_OTHER);
+	qcow2_unlock(q);
+	return 0;
+}
+
+static int
+grow_l1(struct qcow2 *q, uint64_t n)
+{
+	CLEANUP(cleanup_free) uint64_t *table = NULL;
+	CLEANUP(co_mutex_unlockp) struct co_mutex *making = &q->making_l2;
+	uint64_t host, clusters = qcow2_clusters(q, n * 8);
+	int r;
+
+	co_mutex_lock(making);	/* no L1 entry changes meanwhile */
+	if (n <= q->l1_size)
+		return 0;
+	if (n > QCOW2_L1_MAX / 8)
+		return -EFBIG;
+	table = calloc(n, sizeof(*table));
+	if (!table)
+		return -ENOMEM;
+	r = qcow2_refs_take_all(q, clusters, &host);
+	if (r < 0)
+		return r;
+	r = qcow2_checkpoint(q);
+	if (!r) {
+		co_mutex_lock(&q->checkpoint);
+		r = switch_l1(q, n, host, &table);
+		co_mutex_unlock(&q->checkpoint);
+	}
+	/* After a failed write of the header the disk may have either. */
+	if (r < 0 && !atomic_load(&q->failed))
+		(void)qcow2_refs_give_back(q, host, clusters);
+	return r;
+}
+
+static int
+write_size(struct qcow2 *q, uint64_t size)
+{
+	uint8_t field[8];
+	int r;
+
+	put_be64(field, size);
+	co_mutex_lock(&q->checkpoint);
+	r = qcow2_write_field(q, QCOW2_OFF_SIZE, field, sizeof(field));
+	co_mutex_unlock(&q->checkpoint);
+	if (!r) {
+		qcow2_lock(q);
+		q->header.size = size;
+		qcow2_unlock(q);
+	}
+	return r;
+}
+
+/* ---- growing ---- */
+
+/* The cluster in which the old end lies may hold anything behind it. */
+static int
+zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
+{
+	uint64_t end = min_u64(round_up(old, q->cluster_size), size);
+	CLEANUP(cleanup_free) void *buf = calloc(1, q->cluster_size);
+	struct iov v = IOV_BUF(buf, end - old);
+	struct qcow2_run run;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	if (end == old)
+		return 0;
+	r = qcow2_map_lock(q, old, end - old, &run);
+	if (r < 0)
+		return r;
+	qcow2_unlock(q);
+	if (run.kind == QCOW2_RUN_ZERO || run.kind == QCOW2_RUN_ZERO_ALLOC ||
+	    (run.kind == QCOW2_RUN_UNALLOCATED && !qcow2_backing(q)))
+		return 0;
+	return qcow2_write(q->node, old, &v, 0);
+}
+
+int
+qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
+{
+	uint64_t file_end = 0;
+	int r = 0;
+
+	from = round_down(from, q->cluster_size);
+	while (from < to && !r) {
+		uint64_t host, got, linked = 0;
+		struct qcow2_run run;
+		bool fresh;
+
+		r = qcow2_before_write(q);
+		if (!r)
+			r = qcow2_map_lock(q, from, round_up(to, q->cluster_size) - from, &run);
+		if (r < 0)
+			return r;
+		qcow2_unlock(q);
+		if (run.kind != QCOW2_RUN_UNALLOCATED) {
+			from += run.len;
+			continue;
+		}
+		r = qcow2_refs_take(q, run.len >> q->cluster_bits, &host, &got, &fresh);
+		if (r < 0)
+			return r;
+		if (!fresh && !zeroed)
+			r = node_zero(qcow2_file(q), host, got << q->cluster_bits, 0);
+		if (!r)
+			r = qcow2_map_link(q, from, host, got, &linked);
+		if (r < 0)
+			(void)qcow2_refs_give_back(q, host + (linked << q->cluster_bits),
+						   got - linked);
+		from += got << q->cluster_bits;
+		file_end = max_u64(file_end, host + (got << q->cluster_bits));
+	}
+	/* What is mapped shall lie within the file. */
+	if (!r && file_end > atomic_load(&qcow2_file(q)->size))
+		r = node_truncate(qcow2_file(q), file_end, false, PREALLOC_OFF, NULL) ? -EIO : 0;
+	return r;
+}
+
+static int
+grow(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc, struct error **errp)
+{
+	int r = grow_l1(q, qcow2_l1_entries(size, q->cluster_bits));
+
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to grow the L1 table"), -1;
+	r = zero_tail(q, old, size);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to zero out new clusters"), -1;
+	if (prealloc != PREALLOC_OFF) {
+		r = qcow2_preallocate(q, round_up(old, q->cluster_size), size, false);
+		if (r < 0)
+			return error_set_errno(errp, r, "Could not preallocate new data"), -1;
+	}
+	return 0;
+}
+
+/* ---- shrinking ---- */
+
+static uint64_t
+no_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+{
+	(void)q;
+	(void)old;
+	(void)index;
+	(void)arg;
+	return 0;
+}
+
+/* Let go of the L2 tables that lie beyond the end altogether. */
+static void
+drop_tables(struct qcow2 *q, uint64_t first)
+{
+	qcow2_lock(q);
+	for (uint64_t i = first; i < q->l1_size; i++) {
+		uint64_t table = q->l1[i] & QCOW2_OFFSET_MASK;
+
+		if (!table || !is_aligned(table, q->cluster_size))
+			continue;
+		qcow2_cache_drop(q, &q->l2_cache, table, q->cluster_size);
+		q->l1[i] = 0;
+		qcow2_dirty_add(&q->l1_dirty, i, i + 1);
+		qcow2_refs_drop_later(q, table, 1, QCOW2_FREE_OTHER);
+	}
+	qcow2_unlock(q);
+}
+
+static int
+shrink(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
+       struct error **errp)
+{
+	uint64_t from = round_up(size, q->cluster_size), to = round_up(old, q->cluster_size);
+	uint64_t done;
+	int r = 0;
+
+	if (prealloc != PREALLOC_OFF)
+		return error_set(errp, "Preallocation can't be used for shrinking an image");
+	if (from < to)
+		r = qcow2_map_change(q, from, (to - from) >> q->cluster_bits, true,
+				     QCOW2_FREE_REQUEST, no_entry, NULL, &done);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to discard cropped clusters"), -1;
+	/* What was in the tables is written before they go. */
+	r = qcow2_checkpoint(q);
+	if (!r) {
+		drop_tables(q, qcow2_l1_entries(size, q->cluster_bits));
+		r = qcow2_checkpoint(q);
+	}
+	return r < 0 ? (error_set_errno(errp, r, "Failed to reduce the number of L2 tables"), -1)
+		     : 0;
+}
+
+int
+qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
+	       struct error **errp)
+{
+	struct qcow2 *q = n->state;
+	uint64_t old = q->header.size;
+	int r;
+
+	(void)exact;
+	if (!is_aligned(size, 512))
+		return error_set(errp, "The new size must be a multiple of %u", 512);
+	if (q->nb_snapshots && q->version < 3)
+		return error_set(errp, "Can't resize a v2 image which has snapshots");
+	if (prealloc == PREALLOC_FALLOC || prealloc == PREALLOC_FULL)
+		return error_set(errp, "Unsupported preallocation mode '%s'",
+				 prealloc == PREALLOC_FULL ? "full" : "falloc");
+	r = qcow2_before_write(q);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to update the image size"), -1;
+	if (size > old ? grow(q, old, size, prealloc, errp)
+		       : shrink(q, old, size, prealloc, errp))
+		return -1;
+	r = write_size(q, size);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to update the image size"), -1;
+	atomic_store(&n->size, size);
+	return 0;
+}
