@@ -189,12 +189,12 @@ new_line(struct buf *out, unsigned depth)
 }
 
 void
-json_pretty(struct buf *out, const char *s)
+json_pretty(struct buf *out, const char *text)
 {
 	unsigned depth = 0;
 	bool string = false;
 
-	for (; *s; s++) {
+	for (const char *s = text; *s; s++) {
 		if (string) {
 			buf_addc(out, *s);
 			if (*s == '\\')
