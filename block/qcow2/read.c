@@ -45,22 +45,39 @@ read_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, const struct iov 
 	return r;
 }
 
-/* Read and decrypt; requests are whole sectors. */
+static int
+read_decrypted(struct qcow2 *q, uint64_t host, uint64_t off, void *buf, size_t len)
+{
+	int r = node_pread(qcow2_file(q), host, buf, len);
+
+	return r ? r : q->decryptor->decrypt(q->key, off, host, buf, len);
+}
+
+/* Read and decrypt, in place where the memory is of one piece; requests are whole
+ * sectors. */
 static int
 read_encrypted(struct qcow2 *q, uint64_t host, uint64_t off, const struct iov *dst, size_t skip,
 	       size_t len)
 {
 	CLEANUP(cleanup_free) void *buf = NULL;
+	struct iov_part part;
 	int r;
 
 	if (!q->decryptor)
 		return -EACCES;
+	r = iov_part(&part, dst, skip, len);
+	if (r)
+		return r;
+	if (part.iov.count == 1) {
+		r = read_decrypted(q, host, off, part.iov.vec->iov_base, len);
+		iov_part_done(&part);
+		return r;
+	}
+	iov_part_done(&part);
 	buf = iov_alloc(512, len);
 	if (!buf)
 		return -ENOMEM;
-	r = node_pread(qcow2_file(q), host, buf, len);
-	if (!r)
-		r = q->decryptor->decrypt(q->key, off, host, buf, len);
+	r = read_decrypted(q, host, off, buf, len);
 	if (!r)
 		iov_write(dst, skip, buf, len);
 	return r;
