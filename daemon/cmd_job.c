@@ -8,6 +8,8 @@
 #include "aio/timer.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "job/backup.h"
+#include "job/commit.h"
 #include "job/job.h"
 #include "schema/commands.h"
 #include "schema/events.h"
@@ -250,13 +252,11 @@ qmp_query_block_jobs(struct BlockJobInfoList **ret, struct error **errp)
 int
 qmp_block_commit(const struct block_commit_args *args, struct error **errp)
 {
-	(void)args;
-	return error_set(errp, "block-commit is not part of this build");
+	return commit_start(args, errp);
 }
 
 int
 qmp_blockdev_backup(const struct BlockdevBackup *args, struct error **errp)
 {
-	(void)args;
-	return error_set(errp, "blockdev-backup is not part of this build");
+	return backup_start(args, errp);
 }
