@@ -160,6 +160,7 @@ struct node {
 	void *open_arg;			/* of node_open_driver() */
 	char *filename;			/* protocol: its path; format: its file's */
 	bool auto_read_only, direct, implicit, force_share;
+	bool turning;			/* read_only is being changed: not committed yet */
 	bool inherits;			/* opened inline: follows its parent's read-only */
 	unsigned refs;
 	unsigned mark;			/* scratch of graph walks */

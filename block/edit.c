@@ -133,11 +133,18 @@ struct mode_step {
 };
 
 static void
+mode_commit(struct change_step *s)
+{
+	((struct mode_step *)s)->node->turning = false;
+}
+
+static void
 mode_abort(struct change_step *s)
 {
 	struct mode_step *m = (struct mode_step *)s;
 
 	m->node->read_only = !m->read_only;
+	m->node->turning = false;
 	if (m->driver_done)
 		(void)m->node->driver->set_read_only(m->node, !m->read_only, NULL);
 }
@@ -149,7 +156,11 @@ mode_done(struct change_step *s, bool committed)
 	free(s);
 }
 
-static const struct change_ops mode_ops = { .abort = mode_abort, .done = mode_done };
+static const struct change_ops mode_ops = {
+	.commit = mode_commit,
+	.abort = mode_abort,
+	.done = mode_done,
+};
 
 /* Switch the flag, and the driver as well if it is the right moment. */
 static int
@@ -167,6 +178,7 @@ switch_node(struct change *c, struct node *n, bool read_only, bool with_driver,
 	*m = (struct mode_step){ .step.ops = &mode_ops, .node = n,
 				 .read_only = read_only };
 	n->read_only = read_only;
+	n->turning = true;
 	change_add(c, &m->step);
 	if (!with_driver || !n->driver->set_read_only)
 		return 0;

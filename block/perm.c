@@ -144,8 +144,12 @@ check_users(struct node *n, struct error **errp)
 static int
 check_node(const struct node *n, perm_set perm, struct error **errp)
 {
-	if ((perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) && n->read_only)
+	if ((perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) && n->read_only) {
+		if (n->turning)
+			return error_set(errp, "Read-only block node '%s' cannot support "
+					 "read-write users", n->name);
 		return error_set(errp, "Block node is read-only");
+	}
 	if ((perm & PERM_WRITE) && !(perm & PERM_RESIZE) && n->limits.align > 1 &&
 	    !is_aligned(node_size(n), n->limits.align))
 		return error_set(errp, "Cannot get 'write' permission without 'resize': "

@@ -57,7 +57,11 @@ node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	/* A driver that knows better, a device or a rounded size, has set it. */
 	if (io_node_size(n) == old)
 		atomic_store(&n->size, size);
-	return size > old ? hide_backing(n, old, size, errp) : 0;
+	if (size <= old || hide_backing(n, old, size, errp) == 0)
+		return 0;
+	if (n->driver->truncate && n->driver->truncate(n, old, false, PREALLOC_OFF, NULL) == 0)
+		atomic_store(&n->size, old);
+	return -1;
 }
 
 /* Tell the roots that see n's size through filters. */

@@ -334,7 +334,8 @@ a_read_only_file_can_be_switched_co(void *arg)
 	MUST(node_set_read_only(n, false, &err));
 	r = must_root(n, PERM_WRITE, PERM_CONSISTENT_READ);
 	assert_int_equal(io_write(r, 0, &v, 0), 0);
-	MUST_FAIL(node_set_read_only(n, true, &err), "Block node is read-only");
+	MUST_FAIL(node_set_read_only(n, true, &err),
+		  "Read-only block node 'raw' cannot support read-write users");
 	assert_int_equal(io_write(r, 0, &v, 0), 0);
 	root_free(r);
 	MUST(node_set_read_only(n, true, &err));
