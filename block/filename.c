@@ -34,6 +34,25 @@ is_part(const struct node *n)
 	       (n->options->u.raw.has_offset || n->options->u.raw.has_size);
 }
 
+/* A null-co that differs from one without options. */
+static bool
+is_special_null(const struct node *n)
+{
+	const struct BlockdevOptions *o = n->options;
+
+	return o && o->driver == BLOCKDEV_DRIVER_NULL_CO &&
+	       (o->u.null_co.has_size || o->u.null_co.has_read_zeroes);
+}
+
+static void
+put_null(FILE *out, const struct BlockdevOptionsNull *o)
+{
+	if (o->has_size)
+		fprintf(out, "\"size\": %" PRId64 ", ", o->size);
+	if (o->has_read_zeroes)
+		fprintf(out, "\"read-zeroes\": %s, ", o->read_zeroes ? "true" : "false");
+}
+
 static void
 put_part(FILE *out, const struct BlockdevOptionsRaw *o)
 {
@@ -52,6 +71,8 @@ put_options(FILE *out, const struct node *n, bool with_backing)
 	fputc('{', out);
 	if (is_part(n))
 		put_part(out, &n->options->u.raw);
+	if (is_special_null(n))
+		put_null(out, &n->options->u.null_co);
 	if (with_backing && !n->backing)
 		fputs("\"backing\": null, ", out);
 	LIST_FOREACH(e, &n->edges, in_parent) {
@@ -64,7 +85,7 @@ put_options(FILE *out, const struct node *n, bool with_backing)
 	}
 	fputs("\"driver\": ", out);
 	put_string(out, n->driver->name);
-	if (node_is_protocol(n)) {
+	if (node_is_protocol(n) && strcmp(n->driver->name, "null-co") != 0) {
 		fputs(", \"filename\": ", out);
 		put_string(out, node_filename(n));
 	}
@@ -106,9 +127,10 @@ filename_of(struct node *n, const struct ImageInfo *info)
 	size_t size;
 	FILE *out;
 
-	if (node_is_protocol(n))
+	if (node_is_protocol(n) && !is_special_null(n))
 		return strdup(node_filename(n));
 	if (n->file && n->file->child && node_is_protocol(n->file->child) &&
+	    !is_special_null(n->file->child) &&
 	    !node_is_filter(n) && !is_part(n) && !overridden)
 		return strdup(node_filename(n));
 	out = open_memstream(&text, &size);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The driver null-co: takes everything, keeps nothing. */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "aio/timer.h"
@@ -27,7 +28,8 @@ null_open(struct node *n, struct opener *op, struct error **errp)
 
 	(void)op;
 	if (size < 0)
-		return error_set(errp, "null-co: size must not be negative");
+		return error_set(errp, "Value '%" PRId64 "' is out of range for parameter "
+				 "'size'", size);
 	if (o->has_latency_ns && o->latency_ns > INT64_MAX)
 		return error_set(errp, "latency-ns is invalid");
 	s->latency_ns = o->has_latency_ns ? (int64_t)o->latency_ns : 0;

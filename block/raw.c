@@ -20,6 +20,15 @@ struct raw {
 };
 
 static int
+check_sign(const char *name, bool has, int64_t value, struct error **errp)
+{
+	if (has && value < 0)
+		return error_set(errp, "Value '%" PRId64 "' is out of range for parameter "
+				 "'%s'", value, name);
+	return 0;
+}
+
+static int
 check_part(const struct raw *r, const struct BlockdevOptionsRaw *o, uint64_t real,
 	   uint64_t *ret_size, struct error **errp)
 {
@@ -46,6 +55,9 @@ raw_open(struct node *n, struct opener *op, struct error **errp)
 	struct edge *file;
 	uint64_t size = 0;
 
+	if (check_sign("offset", o->has_offset, o->offset, errp) < 0 ||
+	    check_sign("size", o->has_size, o->size, errp) < 0)
+		return -1;
 	r->offset = o->has_offset ? (uint64_t)o->offset : 0;
 	r->has_size = o->has_size;
 	r->is_part = o->has_offset || o->has_size;

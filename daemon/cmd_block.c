@@ -83,9 +83,8 @@ qmp_block_resize(const struct block_resize_args *args, struct error **errp)
 		return -1;
 	if (args->size < 0)
 		return error_set(errp, "Parameter 'size' expects a >0 size");
-	if (node_check_free(n, NULL) < 0)
-		return error_set(errp, "Device '%s' is in use",
-				 args->device ? args->device : "(null)");
+	if (node_check_free(n, errp) < 0)
+		return -1;
 	node_ref(n);
 	r = node_resize(n, (uint64_t)args->size, errp);
 	node_unref(n);

@@ -167,13 +167,30 @@ def plain(value, folder):
     if isinstance(value, dict):
         return {k: plain(v, folder) for k, v in value.items() if k != 'actual-size'}
     if isinstance(value, list):
-        return sorted((plain(v, folder) for v in value), key=json.dumps)
+        return sorted((plain(v, folder) for v in value),
+                      key=lambda v: json.dumps(v, sort_keys=True))
     if isinstance(value, str):
         value = value.replace(str(folder), '@')
         if value.startswith('json:'):
             return ['json', plain(json.loads(value[5:]), folder)]
         return re.sub(r'#block\d+', '#block', value)
     return value
+
+
+def differences(peer, own, where=''):
+    """Where two replies differ, one line each."""
+    if isinstance(peer, dict) and isinstance(own, dict):
+        lines = []
+        for k in sorted(set(peer) | set(own)):
+            lines += differences(peer.get(k, 'nothing'), own.get(k, 'nothing'),
+                                 where + '.' + k)
+        return lines
+    if isinstance(peer, list) and isinstance(own, list) and len(peer) == len(own):
+        return [line for i, (a, b) in enumerate(zip(peer, own))
+                for line in differences(a, b, '%s[%d]' % (where, i))]
+    if peer == own:
+        return []
+    return ['  %s\n    peer: %s\n    own:  %s' % (where, json.dumps(peer), json.dumps(own))]
 
 
 def carry_out(daemon, folder, script):
@@ -197,8 +214,8 @@ def test_same_answers(start, start_peer, folder, name):
     wrong = []
     for i, (w, g) in enumerate(zip(want, got)):
         if w != g and (name, i) not in DIFFERENT:
-            wrong.append('%d: %s\n  peer: %s\n  own:  %s' % (
-                i, json.dumps(SCRIPTS[name][i]), json.dumps(w), json.dumps(g)))
+            wrong.append('%d: %s' % (i, json.dumps(SCRIPTS[name][i])))
+            wrong += differences(w, g)
         if (name, i) in DIFFERENT:
             assert w != g, 'command %d of %s no longer differs' % (i, name)
     assert not wrong, '\n'.join(wrong)
