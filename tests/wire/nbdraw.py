@@ -35,8 +35,9 @@ class Closed(Exception):
 class Conn:
     def __init__(self, path, flags=3, greet=True, timeout=20):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(timeout)
+        # With a time limit a full backlog would be an error at once.
         self.sock.connect(str(path))
+        self.sock.settimeout(timeout)
         if greet:
             magic, opts, self.flags = struct.unpack('>QQH', self.recv(18))
             assert (magic, opts) == (NBDMAGIC, IHAVEOPT)
