@@ -12,6 +12,7 @@ static const struct driver *const drivers[] = {
 	&driver_host_device,
 	&driver_luks,
 	&driver_null_co,
+	&driver_qcow,
 	&driver_qcow2,
 	&driver_raw,
 };

@@ -54,6 +54,8 @@ path_of(const char *name)
 struct opening {
 	const char *name;
 	bool read_only, no_backing;
+	enum BlockdevDriver driver;	/* 0: qcow2 */
+	const char *backing;		/* a raw file */
 	struct node *node;
 	char *error;
 };
@@ -63,13 +65,22 @@ open_image(struct opening *o)
 {
 	struct BlockdevRef file = { .type = BLOCKDEV_REF_DEFINITION };
 	struct BlockdevRefOrNull none = { .type = BLOCKDEV_REF_OR_NULL_NULL };
+	struct BlockdevRefOrNull backing = { .type = BLOCKDEV_REF_OR_NULL_DEFINITION };
+	struct BlockdevRef base = { .type = BLOCKDEV_REF_DEFINITION };
 	struct BlockdevOptions opts = { .driver = BLOCKDEV_DRIVER_QCOW2, .node_name = (char *)"n" };
 	struct error *err = NULL;
 
 	file.u.definition.driver = BLOCKDEV_DRIVER_FILE;
 	file.u.definition.u.file.filename = (char *)path_of(o->name);
+	base.u.definition.driver = BLOCKDEV_DRIVER_FILE;
+	base.u.definition.u.file.filename = (char *)(o->backing ? path_of(o->backing) : "");
+	backing.u.definition.driver = BLOCKDEV_DRIVER_RAW;
+	backing.u.definition.u.raw.file = &base;
+	if (o->driver)
+		opts.driver = o->driver;
+	/* qcow's options begin alike. */
 	opts.u.qcow2.file = &file;
-	opts.u.qcow2.backing = o->no_backing ? &none : NULL;
+	opts.u.qcow2.backing = o->backing ? &backing : o->no_backing ? &none : NULL;
 	opts.has_read_only = true;
 	opts.read_only = o->read_only;
 	o->node = NULL;
@@ -378,6 +389,45 @@ encrypted(void *arg)
 	must_refuse("p.qcow2", true, "'e.qcow2' (backing file of 'p.qcow2') is encrypted");
 }
 
+static void
+version_1(void *arg)
+{
+	struct opening o = { .name = "v1.qcow", .read_only = true, .driver = BLOCKDEV_DRIVER_QCOW };
+
+	(void)arg;
+	make_raw("a.raw", 5);
+	for (int packed = 0; packed < 2; packed++) {
+		/* With -c it writes the image, and then fails without a word. */
+		assert_int_equal(shell("rm -f v1.qcow; qemu-img convert -O qcow %s a.raw v1.qcow; "
+				       "qemu-img compare -f qcow -F raw v1.qcow a.raw",
+				       packed ? "-c" : ""), 0);
+		open_image(&o);
+		assert_non_null(o.node);
+		must_hold(o.node, "a.raw");
+		node_unref(o.node);
+	}
+	/* Over a backing file that is shorter. */
+	assert_int_equal(shell("qemu-img create -f qcow -b a.raw -F raw v1.qcow 5M && "
+			       "qemu-io -f qcow -c 'write -P 9 1000k 100k' v1.qcow && "
+			       "qemu-img convert -f qcow -O raw v1.qcow b.raw"), 0);
+	o.backing = "a.raw";
+	open_image(&o);
+	assert_non_null(o.node);
+	must_hold(o.node, "b.raw");
+	node_unref(o.node);
+	o.backing = NULL;
+	o.no_backing = true;
+	assert_int_equal(shell("qemu-img create -f qcow --object secret,id=s,data=abc -o "
+			       "encrypt.format=aes,encrypt.key-secret=s v1.qcow 4M"), 0);
+	for (int i = 0; i < 2; i++) {
+		open_image(&o);
+		assert_null(o.node);
+		assert_non_null(strstr(o.error, "'v1.qcow' is encrypted (qcow AES-CBC)"));
+		free(o.error);
+		o.read_only = false;
+	}
+}
+
 /* ---- creating ---- */
 
 static void
@@ -471,6 +521,7 @@ IMAGE_TEST(bitmaps, bitmaps_stay_until_the_first_write)
 IMAGE_TEST(sizes, an_image_grows_and_shrinks)
 IMAGE_TEST(backing_name, the_backing_files_name_changes)
 IMAGE_TEST(encrypted, encrypted_images_are_refused_at_any_depth)
+IMAGE_TEST(version_1, qcow_images_are_read)
 IMAGE_TEST(creating, images_are_created_as_asked)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -487,6 +538,7 @@ main(void)
 		T(an_image_grows_and_shrinks),
 		T(the_backing_files_name_changes),
 		T(encrypted_images_are_refused_at_any_depth),
+		T(qcow_images_are_read),
 		T(images_are_created_as_asked),
 	};
 
