@@ -138,12 +138,14 @@ wait_for_turn(struct copy *c, const struct copy_piece *p)
 	int64_t ns;
 
 	while (!p->zero && (ns = ratelimit_take(&c->job->limit, p->len)) > 0) {
+		atomic_store(&c->job->throttled, true);
 		co_mutex_lock(&c->lock);
 		if (!c->err && !job_should_stop(c->job))
 			(void)co_queue_timedwait(&c->sleepers, &c->lock,
 						 clock_ns() + (int64_t)min_u64(
 							 (uint64_t)ns, NAP_NS));
 		co_mutex_unlock(&c->lock);
+		atomic_store(&c->job->throttled, false);
 		if (job_should_stop(c->job))
 			return false;
 	}

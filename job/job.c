@@ -21,7 +21,7 @@
 static const struct job_events no_events;
 const struct job_events *job_events_out = &no_events;
 struct list job_list = LIST_INIT(job_list);
-struct co_queue job_gone;
+struct co_queue job_gone, job_moved;
 
 void
 job_set_events(const struct job_events *events)
@@ -36,8 +36,11 @@ job_move(struct job *j, enum JobStatus to)
 
 	assert(job_status_may_follow(from, to));
 	j->status = to;
-	if (from != to && job_events_out->status_change)
+	if (from == to)
+		return;
+	if (job_events_out->status_change)
 		job_events_out->status_change(j);
+	co_queue_wake_all(&job_moved);
 }
 
 /* ---- life ---- */
@@ -503,7 +506,7 @@ job_block_info(const struct job *j)
 	i->type = j->kind->type;
 	i->len = (int64_t)atomic_load(&j->total);
 	i->offset = (int64_t)atomic_load(&j->progress);
-	i->busy = j->busy;
+	i->busy = j->busy && !atomic_load(&j->throttled);
 	i->paused = j->pause_count > 0;
 	i->speed = j->speed;
 	i->io_status = j->io_status;

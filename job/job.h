@@ -70,6 +70,7 @@ struct job {
 	struct ratelimit limit;
 	enum BlockDeviceIoStatus io_status;
 	_Atomic uint64_t progress, total;
+	_Atomic bool throttled;		/* the speed limit holds it up */
 
 	/* Private from here on. */
 	struct list in_all, in_group, nodes;

@@ -20,7 +20,8 @@ struct job_group {
 
 extern const struct job_events *job_events_out;
 extern struct list job_list;		/* the youngest first */
-extern struct co_queue job_gone;	/* a job left the list */
+extern struct co_queue job_gone;	/* a job left the list, or is concluded */
+extern struct co_queue job_moved;	/* a job has another state */
 
 void job_move(struct job *j, enum JobStatus to);
 void job_dismiss(struct job *j);

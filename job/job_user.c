@@ -2,9 +2,16 @@
 /* What clients ask of jobs. */
 #include <errno.h>
 
-#include "aio/co.h"
+#include "aio/timer.h"
 #include "base/error.h"
 #include "job/job_int.h"
+
+enum { PATIENCE_NS = 50000000 };
+
+/* States in which a job does nothing until a client says so. */
+#define QUIET                                                                  \
+	(1u << JOB_STATUS_CREATED | 1u << JOB_STATUS_PAUSED |                  \
+	 1u << JOB_STATUS_STANDBY | ~((1u << JOB_STATUS_WAITING) - 1))
 
 static int
 check_verb(const struct job *j, enum job_verb v, struct error **errp)
@@ -16,13 +23,17 @@ check_verb(const struct job *j, enum job_verb v, struct error **errp)
 			 j->id, JobStatus_str(j->status), job_verb_name(v));
 }
 
-/* Give the job's coroutine a turn, so that what it can do at once has happened
- * when the client gets its answer. */
+/* Give the job time to do what it can do at once, so that in the common case it
+ * has happened when the client gets its answer. */
 static void
-let_it_act(struct job *j)
+let_it_act(struct job *j, unsigned until)
 {
+	int64_t end = clock_ns() + PATIENCE_NS;
+
 	job_ref(j);
-	co_yield();
+	while (!(until >> j->status & 1) &&
+	       co_queue_timedwait(&job_moved, NULL, end) == 0)
+		;
 	job_unref(j);
 }
 
@@ -36,7 +47,7 @@ job_user_pause(struct job *j, struct error **errp)
 	j->user_paused = true;
 	j->pause_count++;
 	job_poke(j);
-	let_it_act(j);
+	let_it_act(j, QUIET);
 	return 0;
 }
 
@@ -51,7 +62,7 @@ job_user_resume(struct job *j, struct error **errp)
 	j->user_paused = false;
 	j->pause_count--;
 	job_poke(j);
-	let_it_act(j);
+	let_it_act(j, ~QUIET);
 	return 0;
 }
 
@@ -62,7 +73,7 @@ job_user_cancel(struct job *j, bool force, struct error **errp)
 		return -1;
 	job_ref(j);
 	job_cancel(j, force);
-	co_yield();
+	let_it_act(j, 1u << JOB_STATUS_CONCLUDED | 1u << JOB_STATUS_NULL);
 	job_unref(j);
 	return 0;
 }
