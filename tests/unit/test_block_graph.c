@@ -262,6 +262,54 @@ roots_wait_while_stopped_co(void *arg)
 	memdisk_free(m);
 }
 
+struct hang {
+	struct node *on, *filter;
+	bool done;
+};
+
+static void
+insert_behind_a_hang(void *arg)
+{
+	struct hang *h = arg;
+
+	MUST(node_insert_above(h->on, h->filter, &err));
+	h->done = true;
+}
+
+/* A request that hangs holds up changes above its node, and no others. */
+static void
+a_node_that_hangs_holds_up_no_other_co(void *arg)
+{
+	struct memdisk *m[2] = { memdisk_new(MIB), memdisk_new(MIB) };
+	struct node *stuck = must_mem(m[0], "stuck"), *well = must_mem(m[1], "well");
+	struct root *r = must_root(stuck, 0, PERM_ALL);
+	struct hang h = { .on = stuck };
+	struct node *f = NULL;
+	struct co_group g;
+
+	(void)arg;
+	MUST(passfilter_open(stuck, "f", &h.filter, &err));
+	assert_int_equal(root_enter(r), 0);
+	co_group_init(&g);
+	assert_int_equal(co_group_start(&g, insert_behind_a_hang, &h), 0);
+	assert_false(h.done);
+	MUST(passfilter_open(well, "g", &f, &err));
+	MUST(node_insert_above(well, f, &err));
+	MUST(node_remove_filter(f, &err));
+	assert_false(h.done);
+	root_leave(r);
+	co_group_wait(&g);
+	assert_true(h.done);
+	assert_ptr_equal(root_node(r), h.filter);
+	root_free(r);
+	node_unref(f);
+	node_unref(h.filter);
+	node_unref(well);
+	node_unref(stuck);
+	memdisk_free(m[0]);
+	memdisk_free(m[1]);
+}
+
 /* ---- files ---- */
 
 static void
@@ -464,6 +512,7 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	X(a_failed_change_leaves_no_trace)                                     \
 	X(replacing_moves_users_but_closes_no_cycle)                           \
 	X(roots_wait_while_stopped)                                            \
+	X(a_node_that_hangs_holds_up_no_other)                                 \
 	X(files_are_locked_for_their_users)                                    \
 	X(auto_read_only_opens_for_writing_when_needed)                        \
 	X(a_read_only_file_can_be_switched)                                    \
