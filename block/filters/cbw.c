@@ -364,6 +364,7 @@ init(struct node *n, const void *arg)
 	s->on_error = o->on_error;
 	s->discard_source = o->discard_source;
 	s->compress = o->compress;
+	s->stopped = true;	/* nothing is claimed before it stands in its place */
 }
 
 int
@@ -381,8 +382,10 @@ cbw_new(const struct cbw_options *o, struct node *source, struct node *target,
 		return -1;
 	s = filter->state;
 	s->target = edge_find(filter, "target");
+	s->stopped = false;
 	if (make_set(filter, cluster, errp) < 0 ||
 	    node_insert_above(source, filter, errp) < 0) {
+		s->stopped = true;
 		node_unref(filter);
 		return -1;
 	}

@@ -214,6 +214,7 @@ init(struct node *n, const void *arg)
 	pthread_mutex_init(&s->lock, NULL);
 	ranges_init(&s->busy);
 	s->grows = o->grows;
+	s->stopped = true;	/* nothing is claimed before it stands in its place */
 }
 
 int
@@ -232,9 +233,11 @@ commit_top_new(const struct commit_top_options *o, struct node *top, struct node
 		if (bitmap_new(node_size(top), COMMIT_TOP_GRANULE, &s->dirty) < 0)
 			r = error_set(errp, "Cannot allocate memory");
 	}
+	s->stopped = false;
 	if (!r)
 		r = node_insert_above(top, filter, errp);
 	if (r < 0) {
+		s->stopped = true;
 		node_unref(filter);
 		return -1;
 	}
