@@ -254,7 +254,8 @@ sock_listen_tcp(const char *host, const char *port, int backlog, int *ret_fds, i
 fail:
 	while (n > 0)
 		close(ret_fds[--n]);
-	return error_set_errno(errp, r, "Failed to listen on %s:%s", host ? host : "", port);
+	return error_set_errno(errp, r, r == -EADDRINUSE ? "Failed to find an available port"
+							 : "Failed to bind socket");
 }
 
 /* Connect to ai; returns the fd. */

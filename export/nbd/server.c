@@ -1,32 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "export/nbd/server.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "aio/co.h"
 #include "aio/loop.h"
 #include "aio/sock.h"
 #include "aio/timer.h"
-#include "base/cleanup.h"
 #include "base/error.h"
 #include "export/nbd/conn.h"
 #include "export/nbd/export.h"
+#include "export/nbd/listen.h"
 #include "schema/types.h"
 
 enum {
 	MAX_CONNECTIONS = 100,
 	HANDSHAKE_SECONDS = 10,
 	STOP_SECONDS = 5,
-	BACKLOG = 128,
-	FDS_MAX = 16,		/* addresses that one host name may have */
-	SOCKET_MODE = 0600,
 };
 
 struct listener {
@@ -149,66 +141,6 @@ listener_new(struct nbd_server *s, int fd)
 	return r;
 }
 
-static int
-listen_unix(const struct UnixSocketAddress *a, char **ret_path, int *ret_fd, struct error **errp)
-{
-	CLEANUP(cleanup_free) char *path = NULL;
-
-	if (asprintf(&path, "%s%s", a->abstract ? "@" : "", a->path) < 0) {
-		path = NULL;
-		return error_set(errp, "Out of memory");
-	}
-	if (sock_listen_unix(path, SOCKET_MODE, BACKLOG, ret_fd, errp) < 0)
-		return -1;
-	if (!a->abstract)
-		*ret_path = STEAL(path);
-	return 1;
-}
-
-/* A socket that whoever started us listens on already. */
-static int
-listen_fd(const char *str, int *ret_fd, struct error **errp)
-{
-	int listens = 0, fd;
-	socklen_t len = sizeof(listens);
-	char *end;
-	long n;
-
-	errno = 0;
-	n = strtol(str, &end, 10);
-	if (errno || end == str || *end || n < 0 || n > INT32_MAX)
-		return error_set(errp, "File descriptor '%s' is not known", str);
-	if (getsockopt((int)n, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens)
-		return error_set(errp, "File descriptor '%s' is not a listening socket", str);
-	fd = fcntl((int)n, F_DUPFD_CLOEXEC, 3);
-	if (fd < 0) {
-		error_set_errno(errp, errno, "Cannot use file descriptor '%s'", str);
-		return -1;
-	}
-	*ret_fd = fd;
-	return 1;
-}
-
-/* Listen at addr.  Returns the count of fds, or -1. */
-static int
-listen_at(const struct SocketAddress *addr, char **ret_path, int *ret_fds, struct error **errp)
-{
-	int n;
-
-	switch (addr->type) {
-	case SOCKET_ADDRESS_TYPE_UNIX:
-		return listen_unix(&addr->u.q_unix, ret_path, ret_fds, errp);
-	case SOCKET_ADDRESS_TYPE_INET:
-		n = sock_listen_tcp(addr->u.inet.host, addr->u.inet.port, BACKLOG, ret_fds,
-				    FDS_MAX, errp);
-		return n < 0 ? -1 : n;
-	case SOCKET_ADDRESS_TYPE_FD:
-		return listen_fd(addr->u.fd.str, ret_fds, errp);
-	default:
-		return error_set(errp, "NBD servers do not support this type of socket address");
-	}
-}
-
 static void
 cancel_listeners(struct nbd_server *s)
 {
@@ -228,43 +160,60 @@ apply_limits(struct nbd_server *s, const struct NbdServerOptions *opts)
 	s->handshake_ns = seconds ? (int64_t)seconds * 1000000000 : INT64_MAX;
 }
 
+/* Takes all the fds over, also where it fails. */
+static int
+start_listeners(struct nbd_server *s, const int *fds, int n)
+{
+	int r = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (r < 0)
+			close(fds[i]);
+		else
+			r = listener_new(s, fds[i]);
+	}
+	return r;
+}
+
+static struct nbd_server *
+server_new(const struct NbdServerOptions *opts)
+{
+	struct nbd_server *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	list_init(&s->listeners);
+	list_init(&s->exports);
+	list_init(&s->conns);
+	apply_limits(s, opts);
+	return s;
+}
+
 int
 nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 {
-	int fds[FDS_MAX] = { -1 }, n, r = 0;
+	int fds[NBD_LISTEN_MAX] = { -1 }, n, r;
 	struct nbd_server *s;
 
 	if (the_server)
 		return error_set(errp, "NBD server already running");
 	if (opts->tls_creds)
 		return error_set(errp, "No TLS credentials with id '%s'", opts->tls_creds);
-	s = calloc(1, sizeof(*s));
+	s = server_new(opts);
 	if (!s)
 		return error_set(errp, "Out of memory");
-	list_init(&s->listeners);
-	list_init(&s->exports);
-	list_init(&s->conns);
-	apply_limits(s, opts);
-	n = listen_at(opts->addr, &s->path, fds, errp);
-	if (n >= 0 && the_server) {
-		/* Names were looked up meanwhile, and somebody was faster. */
-		error_set(errp, "NBD server already running");
-		for (int i = 0; i < n; i++)
-			close(fds[i]);
-		n = -1;
-	}
+	n = nbd_listen_at(opts->addr, &s->path, fds, errp);
 	if (n < 0) {
 		free(s->path);
 		free(s);
 		return -1;
 	}
-	for (int i = 0; i < n; i++) {
-		int bad = r < 0 ? (close(fds[i]), r) : listener_new(s, fds[i]);
-
-		r = bad;
-	}
-	if (r < 0) {
+	r = start_listeners(s, fds, n);
+	if (r < 0)
 		error_set_errno(errp, r, "Cannot listen");
+	else if (the_server)	/* somebody was faster while names were looked up */
+		r = error_set(errp, "NBD server already running");
+	if (r < 0) {
 		if (s->path)
 			unlink(s->path);
 		s->stopped = true;

@@ -642,6 +642,21 @@ def test_tcp_and_iothread(start, disk):
     d.cmd('object-del', id='io')
 
 
+def test_first_free_port_of_a_range_is_taken(start, tmp):
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        address = {'host': '127.0.0.1', 'port': str(port)}
+        d = start()
+        assert d.ask('nbd-server-start', addr={'type': 'inet', 'data': address})['error'][
+            'desc'] == 'Failed to find an available port: Address already in use'
+        address['to'] = min(port + 20, 65535)
+        d.cmd('nbd-server-start', addr={'type': 'inet', 'data': address})
+        assert d.ask('nbd-server-start', addr={'type': 'inet', 'data': address})['error'][
+            'desc'] == 'NBD server already running'
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
