@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "cli/info.h"
+#include "cli/qmp.h"
 #include "cli/rescue.h"
 
 enum { EXIT_USAGE = 2 };
@@ -18,6 +19,7 @@ static const struct verb {
 	const char *summary;
 } verbs[] = {
 	{ "rescue", cli_rescue, "decrypt an image to a plain one" },
+	{ "qmp", cli_qmp, "send one command to a daemon" },
 	{ "info", cli_info, "say what an image is, and how it is encrypted" },
 };
 

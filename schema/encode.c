@@ -69,6 +69,8 @@ encode_number(struct buf *out, double d)
 		buf_adds(out, d < 0 ? "-1e999" : "1e999");
 	else if (isnan(d))
 		buf_adds(out, "null");
+	else if (d == 0)
+		buf_adds(out, signbit(d) ? "-0.0" : "0");	/* -0 is an integer */
 	else
 		buf_addf(out, "%.17g", d);
 }

@@ -3,8 +3,9 @@
 """Make C from the schema: generate.py SCHEMA.json OUTPUT-FOLDER
 
 Writes types.h and types.c (the types), commands.h and commands.c (handlers'
-prototypes and the dispatch table), events.h and events.c (one function for
-each event), introspect.c (what query-qmp-schema says) and qmp.md (the manual).
+prototypes and the dispatch table), arguments.c (what commands take), events.h
+and events.c (one function for each event), introspect.c (what query-qmp-schema
+says) and qmp.md (the manual).
 """
 
 import os
@@ -32,6 +33,7 @@ def main():
                        ('types.c', ctypes.source(schema)),
                        ('commands.h', commands.header(schema)),
                        ('commands.c', commands.source(schema)),
+                       ('arguments.c', commands.arguments(schema)),
                        ('events.h', events.header(schema)),
                        ('events.c', events.source(schema)),
                        ('introspect.c', introspect.source(schema)),

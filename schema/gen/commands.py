@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""schema/commands.h and schema/commands.c: handlers and the dispatch table."""
+"""schema/commands.h and schema/commands.c: handlers and the dispatch table;
+schema/arguments.c: the types of the arguments alone."""
 
 from . import names
 from .ctypes import HEAD, meta_ref, star
@@ -81,3 +82,37 @@ def source(schema):
     out += ['const struct qmp_command schema_commands[] = {', *rows,
             '\t{ .name = NULL },', '};']
     return (HEAD + '#include "schema/commands.h"\n\n' + '\n'.join(out) + '\n')
+
+
+ARGUMENTS = '''\
+#include "schema/arguments.h"
+
+#include <string.h>
+
+#include "schema/types.h"
+
+static const struct {
+	const char *name;
+	const struct meta *args;
+} table[] = {
+%s
+};
+
+bool
+arguments_of(const char *command, const struct meta **ret)
+{
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		if (!strcmp(table[i].name, command)) {
+			*ret = table[i].args;
+			return true;
+		}
+	}
+	return false;
+}
+'''
+
+
+def arguments(schema):
+    rows = [f'\t{{ "{c.name}", {meta_ref(c.args) if c.args else "NULL"} }},'
+            for c in schema.commands.values()]
+    return HEAD + ARGUMENTS % '\n'.join(rows)
