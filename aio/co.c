@@ -401,11 +401,8 @@ co_call(struct loop *l, void (*fn)(void *), void *arg)
 	struct call call = { .fn = fn, .arg = arg, .caller = co_self() };
 	int r;
 
-	if (l == loop_tls) {
-		fn(arg);
-		return 0;
-	}
-	r = co_spawn(l, call_run, &call);
+	/* On this loop too it has a stack of its own: deep recursions count on it. */
+	r = l == loop_tls ? co_start(call_run, &call) : co_spawn(l, call_run, &call);
 	while (r == 0 && !atomic_load(&call.done))
 		co_park();
 	return r;

@@ -36,7 +36,8 @@ int co_start(void (*fn)(void *arg), void *arg);
 /* Start fn(arg) as a coroutine on l, soon.  Any thread. */
 int co_spawn(struct loop *l, void (*fn)(void *arg), void *arg);
 
-/* Run fn(arg) as a coroutine on l, and park until it has ended. Coroutine. */
+/* Run fn(arg) as a coroutine on l, which may be this loop, and park until it has
+ * ended.  Not cancelled with the caller.  Coroutine. */
 int co_call(struct loop *l, void (*fn)(void *arg), void *arg);
 
 struct co *co_self(void);	/* NULL outside of coroutines */

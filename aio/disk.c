@@ -12,7 +12,8 @@
  * when the kernel holds back writers, or has to read or allocate metadata.  So
  * it is paced by what was seen: writes are done in place while they are quick;
  * one that was slow sends those of the same file to the ring or the workers
- * for a while, which doubles as long as the next try is slow again.
+ * for a while, which doubles as long as the next try is slow again.  Looking
+ * for holes is paced in the same way.
  */
 #include "aio/disk.h"
 
@@ -150,7 +151,7 @@ transfer_wait(const struct transfer *t, enum disk_engine e)
 	return n;
 }
 
-/* ---- the pace of buffered writes ---- */
+/* ---- the pace of calls that block now and then ---- */
 
 enum {
 	INLINE_MAX	 = 128 * 1024,		/* bytes to copy in place */
@@ -159,16 +160,20 @@ enum {
 	AWAY_MAX_NS	 = 1000 * 1000 * 1000,
 };
 
-/* By fd, for all threads.  It only guides: two files that share an entry, or
- * an fd that was used for another file before, cost time and nothing else. */
-static struct pace {
+struct pace {
 	_Atomic int64_t away_until;
 	_Atomic int64_t away_ns;
-	atomic_bool no_nowait;
+};
+
+/* By fd, for all threads.  It only guides: two files that share an entry, or
+ * an fd that was used for another file before, cost time and nothing else. */
+static struct paces {
+	struct pace write, seek;
+	atomic_bool no_nowait;		/* for writes */
 } paces[256];
 
-static struct pace *
-pace_of(int fd)
+static struct paces *
+paces_of(int fd)
 {
 	return &paces[(unsigned)fd % ARRAY_SIZE(paces)];
 }
@@ -185,18 +190,20 @@ pace_put(_Atomic int64_t *v, int64_t value)
 	atomic_store_explicit(v, value, memory_order_relaxed);
 }
 
-/* A plain write in place, with an eye on the clock. */
-static ssize_t
-write_timed(const struct transfer *t, struct pace *p)
+/* May it be done in place now? */
+static bool
+pace_allows(struct pace *p, int64_t now)
 {
-	int64_t start = clock_ns(), end, away = pace_get(&p->away_ns);
-	ssize_t n;
+	return now >= pace_get(&p->away_until);
+}
 
-	if (start < pace_get(&p->away_until))
-		return -EAGAIN;
-	n = transfer_call(t, 0);
-	end = clock_ns();
-	if (end - start > SLOW_NS + (int64_t)t->len) {
+/* It was, from start on, and moved so many bytes. */
+static void
+pace_took(struct pace *p, int64_t start, size_t bytes)
+{
+	int64_t end = clock_ns(), away = pace_get(&p->away_ns);
+
+	if (end - start > SLOW_NS + (int64_t)bytes) {
 		away = away ? away * 2 : AWAY_MIN_NS;
 		if (away > AWAY_MAX_NS)
 			away = AWAY_MAX_NS;
@@ -205,6 +212,19 @@ write_timed(const struct transfer *t, struct pace *p)
 	} else if (away) {
 		pace_put(&p->away_ns, 0);
 	}
+}
+
+/* A plain write in place, with an eye on the clock. */
+static ssize_t
+write_timed(const struct transfer *t, struct pace *p)
+{
+	int64_t start = clock_ns();
+	ssize_t n;
+
+	if (!pace_allows(p, start))
+		return -EAGAIN;
+	n = transfer_call(t, 0);
+	pace_took(p, start, t->len);
 	if (n > 0)
 		co_charge(1 + (unsigned)(n / BYTES_PER_CHARGE));
 	return n;
@@ -213,7 +233,7 @@ write_timed(const struct transfer *t, struct pace *p)
 static ssize_t
 write_now(const struct transfer *t)
 {
-	struct pace *p = pace_of(t->fd);
+	struct paces *p = paces_of(t->fd);
 	ssize_t n;
 
 	if (!atomic_load_explicit(&p->no_nowait, memory_order_relaxed)) {
@@ -222,7 +242,7 @@ write_now(const struct transfer *t)
 			return n;
 		atomic_store_explicit(&p->no_nowait, true, memory_order_relaxed);
 	}
-	return t->len <= INLINE_MAX ? write_timed(t, p) : -EAGAIN;
+	return t->len <= INLINE_MAX ? write_timed(t, &p->write) : -EAGAIN;
 }
 
 /* ---- whole transfers ---- */
@@ -301,6 +321,49 @@ int
 disk_write_fua(int fd, enum disk_engine e, uint64_t off, const struct iov *src)
 {
 	return write_all(fd, e, off, src, RWF_DSYNC);
+}
+
+/* ---- holes ---- */
+
+struct seek {
+	int fd;
+	int whence;
+	uint64_t off;
+};
+
+static int
+seek_work(void *arg)
+{
+	struct seek *s = arg;
+	off_t at = lseek(s->fd, (off_t)s->off, s->whence);
+
+	if (at < 0)
+		return -errno;
+	s->off = (uint64_t)at;
+	return 0;
+}
+
+/* The map of a file is in memory as a rule, and asked for at each read of a
+ * client that wants to hear of holes; a trip to a worker would double the cost
+ * of reading 64 KiB. */
+int
+disk_seek(int fd, uint64_t off, int whence, uint64_t *ret_off)
+{
+	struct seek s = { .fd = fd, .whence = whence, .off = off };
+	struct pace *p = &paces_of(fd)->seek;
+	int64_t start = clock_ns();
+	int r;
+
+	if (pace_allows(p, start)) {
+		r = seek_work(&s);
+		pace_took(p, start, 0);
+		co_charge(1);
+	} else {
+		r = work_run(seek_work, &s);
+	}
+	if (r == 0)
+		*ret_off = s.off;
+	return r;
 }
 
 /* ---- the rest ---- */

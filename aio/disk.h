@@ -35,6 +35,10 @@ enum disk_engine {
 int disk_read(int fd, enum disk_engine e, uint64_t off, const struct iov *dst);
 int disk_write(int fd, enum disk_engine e, uint64_t off, const struct iov *src);
 
+/* Where data (SEEK_DATA) or a hole (SEEK_HOLE) next begins, at off or behind.
+ * -ENXIO: nowhere, or off is behind the end of the file. */
+int disk_seek(int fd, uint64_t off, int whence, uint64_t *ret_off);
+
 /* fsync(), or fdatasync() if datasync. */
 int disk_sync(int fd, enum disk_engine e, bool datasync);
 

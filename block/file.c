@@ -307,32 +307,12 @@ file_flush(struct node *n)
 
 /* ---- holes ---- */
 
-struct seek {
-	int fd;
-	off_t off, data, hole;
-};
-
-/* Where the next data at or behind off is, and where it ends. */
-static int
-seek_work(void *arg)
-{
-	struct seek *s = arg;
-
-	s->data = lseek(s->fd, s->off, SEEK_DATA);
-	if (s->data < 0)
-		return -errno;
-	if (s->data > s->off)
-		return 0;
-	s->hole = lseek(s->fd, s->off, SEEK_HOLE);
-	return s->hole < 0 ? -errno : 0;
-}
-
 static int
 file_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
 	    struct extent *x)
 {
 	struct file *f = n->state;
-	struct seek s = { .fd = f->fd, .off = (off_t)off };
+	uint64_t data, hole;
 	int err;
 
 	*x = (struct extent){
@@ -344,19 +324,21 @@ file_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
 	if (!want_zero || f->is_device ||
 	    atomic_load_explicit(&f->no_seek, memory_order_relaxed))
 		return 0;
-	err = work_run(seek_work, &s);
+	err = disk_seek(f->fd, off, SEEK_DATA, &data);
+	if (!err && data <= off)
+		err = disk_seek(f->fd, off, SEEK_HOLE, &hole);
 	if (err == -ENXIO) {
 		/* No data from here to the end. */
 		x->flags = EXTENT_ZERO | EXTENT_ALLOCATED | EXTENT_MAPPED;
 	} else if (err) {
 		atomic_store_explicit(&f->no_seek, true, memory_order_relaxed);
-	} else if ((uint64_t)s.data > off) {
+	} else if (data > off) {
 		x->flags = EXTENT_ZERO | EXTENT_ALLOCATED | EXTENT_MAPPED;
-		x->len = min_u64(len, (uint64_t)s.data - off);
-	} else if ((uint64_t)s.hole > off) {
+		x->len = min_u64(len, data - off);
+	} else if (hole > off) {
 		/* A last block that the file's end cuts belongs to the data. */
-		x->len = min_u64(len, round_up((uint64_t)s.hole, n->limits.align) - off);
-		if (round_up((uint64_t)s.hole, 512) == node_size(n))
+		x->len = min_u64(len, round_up(hole, n->limits.align) - off);
+		if (round_up(hole, 512) == node_size(n))
 			x->len = len;
 	}
 	return 0;

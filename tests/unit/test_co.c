@@ -219,6 +219,28 @@ test_call_runs_on_the_other_loop(void **state)
 	assert_int_equal(p.hops, 3000);
 }
 
+/* Each level has more frame than half a stack. */
+static void
+recurses(void *arg)
+{
+	volatile char frame[CO_STACK_SIZE / 2];
+	int *depth = arg;
+
+	frame[0] = frame[sizeof(frame) - 1] = 1;
+	if (++*depth < 20)
+		assert_int_equal(co_call(loop_self(), recurses, depth), 0);
+	assert_int_equal(frame[0] + frame[sizeof(frame) - 1], 2);
+}
+
+static void
+test_call_on_the_same_loop_has_its_own_stack(void **state)
+{
+	int depth = 0;
+
+	run(recurses, &depth);
+	assert_int_equal(depth, 20);
+}
+
 /* Two coroutines on two loops wake each other in turns. */
 struct pair {
 	struct co *a, *b;
@@ -571,6 +593,7 @@ main(void)
 		CO_TEST(test_defer_runs_after_all_that_can_run),
 		CO_TEST(test_a_thousand_at_once_then_again),
 		CO_TEST(test_call_runs_on_the_other_loop),
+		CO_TEST(test_call_on_the_same_loop_has_its_own_stack),
 		CO_TEST(test_ping_pong_between_loops),
 		CO_TEST(test_no_wake_from_threads_is_lost),
 		CO_TEST(test_cancel_ends_every_wait),

@@ -279,6 +279,33 @@ test_allocate_punch_truncate(void **state)
 	with_engines(allocate);
 }
 
+static void
+holes(void *arg)
+{
+	struct file *f = arg;
+	CLEANUP(cleanup_free) unsigned char *buf = iov_alloc(PAGE, PAGE);
+	struct iov v = IOV_BUF(buf, PAGE);
+	uint64_t at = 0;
+
+	memset(buf, 1, PAGE);
+	assert_int_equal(disk_truncate(f->fd, f->engine, 0), 0);
+	assert_int_equal(disk_truncate(f->fd, f->engine, 1 << 20), 0);
+	assert_int_equal(disk_seek(f->fd, 0, SEEK_DATA, &at), -ENXIO);
+	assert_int_equal(disk_write(f->fd, f->engine, 64 * PAGE, &v), 0);
+	assert_int_equal(disk_seek(f->fd, 0, SEEK_DATA, &at), 0);
+	assert_int_equal(at, 64 * PAGE);
+	assert_int_equal(disk_seek(f->fd, at, SEEK_HOLE, &at), 0);
+	assert_int_equal(at, 65 * PAGE);
+	assert_int_equal(disk_seek(f->fd, 1 << 20, SEEK_HOLE, &at), -ENXIO);
+	assert_int_equal(disk_seek(-1, 0, SEEK_DATA, &at), -EBADF);
+}
+
+static void
+test_seek_finds_data_and_holes(void **state)
+{
+	with_engines(holes);
+}
+
 /* ---- many at once, on all loops ---- */
 
 struct load {
@@ -383,6 +410,7 @@ main(void)
 		BOTH(test_short_transfers_are_continued),
 		BOTH(test_errors_come_back),
 		BOTH(test_allocate_punch_truncate),
+		BOTH(test_seek_finds_data_and_holes),
 		BOTH(test_hundreds_in_flight_on_all_loops),
 		BOTH(test_cached_reads_do_not_starve_the_loop),
 		BOTH(test_works_outside_of_coroutines),
