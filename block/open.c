@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a tree of nodes, and closing them.
+/* Opening a tree of nodes.
  *
  * A node is made in the state OPENING, which reserves its name and shows it to
  * nobody.  Its driver opens its children by opener_child(), depth first; each
@@ -12,17 +12,11 @@
  * rest of the chain is opened, so that one answer names them all. */
 #include "block/open.h"
 
-#include <assert.h>
-#include <errno.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "aio/co.h"
 #include "aio/loop.h"
-#include "aio/work.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "block/change.h"
@@ -31,12 +25,9 @@
 #include "block/node.h"
 #include "block/opener.h"
 #include "block/ranges.h"
-#include "block/root.h"
 #include "schema/types.h"
 
 const struct open_policy open_policy_default = { .follow_images = true };
-
-void (*node_close_failed)(const char *name, int err);
 
 /* What a child takes from its parent where its own options say nothing. */
 struct inherited {
@@ -169,8 +160,8 @@ open_one(struct opener *op, const struct BlockdevOptions *o, const struct inheri
 /* ---- children ---- */
 
 /* The image that n, still opening, is the format of. */
-static const char *
-image_name(const struct node *n)
+const char *
+opener_image_name(const struct node *n)
 {
 	return n->file ? node_filename(n->file->child) : "";
 }
@@ -193,10 +184,10 @@ open_child_entry(void *arg)
 }
 
 /* Each layer of a chain has a stack of its own: chains are long. */
-static int
-open_definition(struct opener *op, struct node *parent,
-		const struct BlockdevOptions *options, unsigned role,
-		struct node **ret_node, struct error **errp)
+int
+opener_definition(struct opener *op, struct node *parent,
+		  const struct BlockdevOptions *options, unsigned role,
+		  struct node **ret_node, struct error **errp)
 {
 	struct child_open c = { .op = op, .options = options,
 				.in = inherit(parent, role), .ret_node = ret_node,
@@ -209,7 +200,7 @@ open_definition(struct opener *op, struct node *parent,
 				 OPENER_DEPTH_MAX);
 	op->depth += deeper;
 	if (deeper)
-		op->overlay = image_name(parent);
+		op->overlay = opener_image_name(parent);
 	if (deeper && co_self()) {
 		r = co_call(loop_self(), open_child_entry, &c);
 		if (r < 0)
@@ -240,10 +231,9 @@ attach(struct node *n, struct node *child, const char *edge_name, unsigned role,
 	return r;
 }
 
-/* Attach the child that was opened, or found, with one reference. */
-static int
-adopt(int result, struct node *n, struct node *child, const char *edge_name,
-      unsigned role, struct edge **ret_edge, struct error **errp)
+int
+opener_adopt(int result, struct node *n, struct node *child, const char *edge_name,
+	     unsigned role, struct edge **ret_edge, struct error **errp)
 {
 	if (result < 0) {
 		if (role & ROLE_COW)
@@ -278,8 +268,8 @@ opener_child(struct opener *op, struct node *n, const struct BlockdevRef *ref,
 	if (ref->type == BLOCKDEV_REF_REFERENCE)
 		r = find_reference(ref->u.reference, &child, errp);
 	else
-		r = open_definition(op, n, &ref->u.definition, role, &child, errp);
-	return adopt(r, n, child, edge_name, role, ret_edge, errp);
+		r = opener_definition(op, n, &ref->u.definition, role, &child, errp);
+	return opener_adopt(r, n, child, edge_name, role, ret_edge, errp);
 }
 
 int
@@ -295,147 +285,8 @@ opener_backing(struct opener *op, struct node *n, const struct BlockdevRefOrNull
 	if (ref->type == BLOCKDEV_REF_OR_NULL_REFERENCE)
 		r = find_reference(ref->u.reference, &child, errp);
 	else
-		r = open_definition(op, n, &ref->u.definition, ROLE_COW, &child, errp);
-	return adopt(r, n, child, "backing", ROLE_COW, ret_edge, errp);
-}
-
-/* ---- what an image's header names ---- */
-
-struct probe {
-	const char *path;
-	const char *const *dirs;
-	bool is_device, is_outside;
-};
-
-static bool
-lies_within(const char *path, const char *dir)
-{
-	CLEANUP(cleanup_free) char *real = realpath(dir, NULL);
-	size_t len = real ? strlen(real) : 0;
-
-	if (!real || strncmp(path, real, len) != 0)
-		return false;
-	return len == 1 || path[len] == '/';
-}
-
-static int
-probe_path(void *arg)
-{
-	struct probe *p = arg;
-	CLEANUP(cleanup_free) char *real = realpath(p->path, NULL);
-	struct stat st;
-
-	if (!real || stat(real, &st) < 0)
-		return 0;	/* opening it will say what is wrong */
-	p->is_device = S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
-	p->is_outside = p->dirs;
-	for (const char *const *d = p->dirs; d && *d; d++)
-		if (lies_within(real, *d))
-			p->is_outside = false;
-	return 0;
-}
-
-/* name as the image at overlay means it: relative to the image's folder. */
-static char *
-resolve(const char *overlay, const char *name, struct error **errp)
-{
-	const char *slash = strrchr(overlay, '/');
-	char *path = NULL;
-
-	if (*name != '/' && !*overlay) {
-		error_set(errp, "Cannot use relative backing file names for '%s'",
-			  overlay);
-		return NULL;
-	}
-	if (*name == '/' || !slash)
-		path = strdup(name);
-	else if (asprintf(&path, "%.*s%s", (int)(slash - overlay + 1), overlay, name) < 0)
-		path = NULL;
-	if (!path)
-		error_set(errp, "Cannot allocate memory");
-	return path;
-}
-
-static int
-check_policy(const struct opener *op, const struct node *n, struct probe *p,
-	     struct error **errp)
-{
-	if (!op->policy->follow_images)
-		return error_set(errp, "'%s' names the backing file '%s', and following "
-				 "what images name is switched off",
-				 image_name(n), p->path);
-	p->dirs = op->policy->image_dirs;
-	work_run(probe_path, p);
-	if (p->is_outside)
-		return error_set(errp, "'%s' names the backing file '%s', which lies "
-				 "outside of the folders for images",
-				 image_name(n), p->path);
-	return 0;
-}
-
-/* The format's options struct over a file's; its first member is `file`. */
-static int
-open_named(struct opener *op, struct node *n, char *path, bool is_device,
-	   enum BlockdevDriver fmt, struct edge **ret_edge, struct error **errp)
-{
-	struct BlockdevOptions file = {
-		.driver = is_device ? BLOCKDEV_DRIVER_HOST_DEVICE : BLOCKDEV_DRIVER_FILE,
-		.u.file.filename = path,
-	};
-	struct BlockdevRef file_ref = { .type = BLOCKDEV_REF_DEFINITION,
-					.u.definition = file };
-	struct BlockdevOptions format = { .driver = fmt };
-	struct node *child = NULL;
-	int r;
-
-	switch (fmt) {
-	case BLOCKDEV_DRIVER_RAW:
-		format.u.raw.file = &file_ref;
-		break;
-	case BLOCKDEV_DRIVER_QCOW2:
-		format.u.qcow2.file = &file_ref;
-		break;
-	case BLOCKDEV_DRIVER_QCOW:
-		format.u.qcow.file = &file_ref;
-		break;
-	case BLOCKDEV_DRIVER_LUKS:
-		format.u.luks.file = &file_ref;
-		break;
-	default:
-		return error_set(errp, "Could not open backing file: '%s' names the "
-				 "backing format '%s', which is no image format",
-				 image_name(n), BlockdevDriver_str(fmt));
-	}
-	r = open_definition(op, n, &format, ROLE_COW, &child, errp);
-	return adopt(r, n, child, "backing", ROLE_COW, ret_edge, errp);
-}
-
-int
-opener_backing_named(struct opener *op, struct node *n, const char *file,
-		     const char *fmt, struct edge **ret_edge, struct error **errp)
-{
-	CLEANUP(cleanup_free) char *path = NULL;
-	struct probe probe = { 0 };
-	int driver;
-
-	path = resolve(image_name(n), file, errp);
-	if (!path)
-		return -1;
-	probe.path = path;
-	if (check_policy(op, n, &probe, errp) < 0)
-		return -1;
-	/* A format is never guessed: a guest could have written any header. */
-	if (!fmt)
-		return error_set(errp, "Could not open backing file: '%s' does not say "
-				 "the format of its backing file '%s'; state it in the "
-				 "'backing' option, or in the image with: qemu-img rebase "
-				 "-u -F FORMAT", image_name(n), file);
-	driver = meta_enum_parse(&BlockdevDriver_meta, fmt);
-	if (driver < 0)
-		return error_set(errp, "Could not open backing file: Unknown driver '%s'",
-				 fmt);
-	return open_named(op, n, path, probe.is_device, (enum BlockdevDriver)driver,
-			  ret_edge, errp);
+		r = opener_definition(op, n, &ref->u.definition, ROLE_COW, &child, errp);
+	return opener_adopt(r, n, child, "backing", ROLE_COW, ret_edge, errp);
 }
 
 const struct open_policy *
@@ -547,139 +398,4 @@ node_attach(struct node *n, struct node *child, const char *edge_name, unsigned 
 	    struct edge **ret_edge, struct error **errp)
 {
 	return attach(n, child, edge_name, role, ret_edge, errp);
-}
-
-/* ---- references and closing ---- */
-
-struct node *
-node_ref(struct node *n)
-{
-	assert(n->refs > 0);
-	n->refs++;
-	return n;
-}
-
-/* Let go of all children, and have what is locked for us on their files loosened. */
-static void
-drop_edges(struct node *n)
-{
-	struct change c;
-	struct edge *e, *tmp;
-	int r = change_begin(&c, NULL, 0, NULL);
-
-	LIST_FOREACH(e, &n->edges, in_parent)
-		if (!r)
-			r = change_drop_edge(&c, e, NULL);
-	if (!r)
-		r = change_permit(&c, NULL);
-	if (change_end(&c, r) == 0)
-		return;
-	/* No memory to do it properly: the locks stay wider than need be. */
-	LIST_FOREACH_SAFE(e, tmp, &n->edges, in_parent) {
-		struct node *child = e->child;
-
-		graph_edge_point(e, NULL);
-		graph_edge_free(e);
-		node_unref(child);
-	}
-}
-
-static void
-node_close(struct node *n)
-{
-	int err;
-
-	n->life = NODE_CLOSING;
-	if (n->opened) {
-		err = n->driver->close ? n->driver->close(n) : 0;
-		if (err && node_close_failed)
-			node_close_failed(n->name, err);
-	}
-	drop_edges(n);
-	graph_node_free(n);
-}
-
-void
-node_unref(struct node *n)
-{
-	if (!n)
-		return;
-	assert(n->refs > 0);
-	if (--n->refs == 0)
-		node_close(n);
-}
-
-void
-node_unrefp(struct node **n)
-{
-	node_unref(*n);
-	*n = NULL;
-}
-
-/* ---- the monitor's claim ---- */
-
-int
-node_add(const struct BlockdevOptions *opts, const struct open_policy *policy,
-	 struct error **errp)
-{
-	struct node *n;
-
-	if (node_open(opts, policy, &n, errp) < 0)
-		return -1;
-	n->monitor_owned = true;
-	return 0;
-}
-
-static bool
-has_outside_user(const struct node *n)
-{
-	struct use *u;
-
-	LIST_FOREACH(u, &n->users, link)
-		if (u->is_root && !root_is_job(root_of_use(u)))
-			return true;
-	return false;
-}
-
-int
-node_del(const char *name, struct error **errp)
-{
-	struct node *n = node_find(name);
-
-	if (!n)
-		return error_set(errp, "Failed to find node with node-name='%s'", name);
-	if (has_outside_user(n))
-		return error_set(errp, "Node %s is in use", name);
-	if (node_check_free(n, errp) < 0)
-		return -1;
-	if (!n->monitor_owned)
-		return error_set(errp, "Node %s is not owned by the monitor", name);
-	if (n->refs > 1)
-		return error_set(errp, "Block device %s is in use", name);
-	n->monitor_owned = false;
-	node_unref(n);
-	return 0;
-}
-
-static struct node *
-last_owned(void)
-{
-	for (struct list *l = graph_nodes.prev; l != &graph_nodes; l = l->prev) {
-		struct node *n = LIST_ENTRY(l, struct node, in_all);
-
-		if (n->monitor_owned)
-			return n;
-	}
-	return NULL;
-}
-
-void
-node_close_all(void)
-{
-	struct node *n;
-
-	while ((n = last_owned())) {
-		n->monitor_owned = false;
-		node_unref(n);
-	}
 }

@@ -8,6 +8,8 @@
 #include "base/list.h"
 #include "block/open.h"
 
+struct BlockdevOptions;
+struct edge;
 struct error;
 struct node;
 
@@ -31,6 +33,21 @@ struct opener {
 	struct list refusals;	/* topmost first */
 	bool refused;		/* also where there was no memory for the list */
 };
+
+/* ---- open.c, for named.c ---- */
+
+/* Open what options describe as a child of parent: one reference, the caller's. */
+int opener_definition(struct opener *op, struct node *parent,
+		      const struct BlockdevOptions *options, unsigned role,
+		      struct node **ret_node, struct error **errp);
+/* Attach the child that was opened or found, taking over its one reference;
+ * result says whether it was, and *errp gets a text in front where it was not. */
+int opener_adopt(int result, struct node *n, struct node *child, const char *edge_name,
+		 unsigned role, struct edge **ret_edge, struct error **errp);
+/* The path of the image that n, still opening, is the format of; "" if unknown. */
+const char *opener_image_name(const struct node *n);
+
+/* ---- refuse.c ---- */
 
 int refuse_record(struct opener *op, const struct crypt_layer *layer);
 /* Set *errp to the one sentence that says it all. */

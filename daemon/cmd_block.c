@@ -26,7 +26,6 @@ void
 cmd_block_set_policy(const struct open_policy *p)
 {
 	policy = p;
-	node_close_failed = close_failed;
 }
 
 int
@@ -38,13 +37,13 @@ cmd_block_close_failures(void)
 void
 cmd_block_done(void)
 {
-	node_close_failed = close_failed;
 	node_close_all();
 }
 
 int
 qmp_blockdev_add(const struct BlockdevOptions *args, struct error **errp)
 {
+	node_close_failed = close_failed;
 	return node_add(args, policy, errp);
 }
 

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Holding nodes, and closing them when nobody does any more. */
+#include <assert.h>
+#include <stddef.h>
+
+#include "base/error.h"
+#include "block/change.h"
+#include "block/driver.h"
+#include "block/graph.h"
+#include "block/node.h"
+#include "block/root.h"
+
+void (*node_close_failed)(const char *name, int err);
+
+struct node *
+node_ref(struct node *n)
+{
+	assert(n->refs > 0);
+	n->refs++;
+	return n;
+}
+
+/* Let go of all children, and have what is locked for us on their files loosened. */
+static void
+drop_edges(struct node *n)
+{
+	struct change c;
+	struct edge *e, *tmp;
+	int r = change_begin(&c, NULL, 0, NULL);
+
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (!r)
+			r = change_drop_edge(&c, e, NULL);
+	if (!r)
+		r = change_permit(&c, NULL);
+	if (change_end(&c, r) == 0)
+		return;
+	/* No memory to do it properly: the locks stay wider than need be. */
+	LIST_FOREACH_SAFE(e, tmp, &n->edges, in_parent) {
+		struct node *child = e->child;
+
+		graph_edge_point(e, NULL);
+		graph_edge_free(e);
+		node_unref(child);
+	}
+}
+
+static void
+node_close(struct node *n)
+{
+	int err;
+
+	n->life = NODE_CLOSING;
+	if (n->opened) {
+		err = n->driver->close ? n->driver->close(n) : 0;
+		if (err && node_close_failed)
+			node_close_failed(n->name, err);
+	}
+	drop_edges(n);
+	graph_node_free(n);
+}
+
+void
+node_unref(struct node *n)
+{
+	if (!n)
+		return;
+	assert(n->refs > 0);
+	if (--n->refs == 0)
+		node_close(n);
+}
+
+void
+node_unrefp(struct node **n)
+{
+	node_unref(*n);
+	*n = NULL;
+}
+
+/* ---- the monitor's claim ---- */
+
+int
+node_add(const struct BlockdevOptions *opts, const struct open_policy *policy,
+	 struct error **errp)
+{
+	struct node *n;
+
+	if (node_open(opts, policy, &n, errp) < 0)
+		return -1;
+	n->monitor_owned = true;
+	return 0;
+}
+
+static bool
+has_outside_user(const struct node *n)
+{
+	struct use *u;
+
+	LIST_FOREACH(u, &n->users, link)
+		if (u->is_root && !root_is_job(root_of_use(u)))
+			return true;
+	return false;
+}
+
+int
+node_del(const char *name, struct error **errp)
+{
+	struct node *n = node_find(name);
+
+	if (!n)
+		return error_set(errp, "Failed to find node with node-name='%s'", name);
+	if (has_outside_user(n))
+		return error_set(errp, "Node %s is in use", name);
+	if (node_check_free(n, errp) < 0)
+		return -1;
+	if (!n->monitor_owned)
+		return error_set(errp, "Node %s is not owned by the monitor", name);
+	if (n->refs > 1)
+		return error_set(errp, "Block device %s is in use", name);
+	n->monitor_owned = false;
+	node_unref(n);
+	return 0;
+}
+
+static struct node *
+last_owned(void)
+{
+	for (struct list *l = graph_nodes.prev; l != &graph_nodes; l = l->prev) {
+		struct node *n = LIST_ENTRY(l, struct node, in_all);
+
+		if (n->monitor_owned)
+			return n;
+	}
+	return NULL;
+}
+
+void
+node_close_all(void)
+{
+	struct node *n;
+
+	while ((n = last_owned())) {
+		n->monitor_owned = false;
+		node_unref(n);
+	}
+}
