@@ -101,7 +101,16 @@ luks_close(struct node *n)
 	return 0;
 }
 
-/* Whole sectors. */
+static int
+read_decrypted(struct node *n, uint64_t off, void *buf, size_t len)
+{
+	struct luks *l = n->state;
+	int r = node_pread(node_file(n), l->payload + off, buf, len);
+
+	return r ? r : l->decryptor->decrypt(l->key, off, l->payload + off, buf, len);
+}
+
+/* Whole sectors; in place where the memory is of one piece. */
 static int
 luks_read(struct node *n, uint64_t off, const struct iov *dst)
 {
@@ -111,12 +120,12 @@ luks_read(struct node *n, uint64_t off, const struct iov *dst)
 
 	if (!l->decryptor)
 		return -EACCES;
+	if (dst->count == 1)
+		return read_decrypted(n, off, dst->vec->iov_base, dst->len);
 	buf = iov_alloc(SECTOR, dst->len);
 	if (!buf)
 		return -ENOMEM;
-	r = node_pread(node_file(n), l->payload + off, buf, dst->len);
-	if (!r)
-		r = l->decryptor->decrypt(l->key, off, l->payload + off, buf, dst->len);
+	r = read_decrypted(n, off, buf, dst->len);
 	if (!r)
 		iov_write(dst, 0, buf, dst->len);
 	return r;

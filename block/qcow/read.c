@@ -58,17 +58,34 @@ read_compressed(struct qcow *q, const struct qcow_run *run, uint64_t off, const 
 }
 
 static int
+read_decrypted(struct qcow *q, const struct qcow_run *run, uint64_t off, void *buf)
+{
+	int r = node_pread(q->node->file->child, run->host, buf, run->len);
+
+	return r ? r : q->decryptor->decrypt(q->key, off, run->host, buf, run->len);
+}
+
+/* In place where the memory is of one piece; requests are whole sectors. */
+static int
 read_encrypted(struct qcow *q, const struct qcow_run *run, uint64_t off, const struct iov *dst,
 	       size_t skip)
 {
-	CLEANUP(cleanup_free) void *buf = iov_alloc(512, run->len);
-	int r;
+	CLEANUP(cleanup_free) void *buf = NULL;
+	struct iov_part part;
+	int r = iov_part(&part, dst, skip, run->len);
 
+	if (r)
+		return r;
+	if (part.iov.count == 1) {
+		r = read_decrypted(q, run, off, part.iov.vec->iov_base);
+		iov_part_done(&part);
+		return r;
+	}
+	iov_part_done(&part);
+	buf = iov_alloc(512, run->len);
 	if (!buf)
 		return -ENOMEM;
-	r = node_pread(q->node->file->child, run->host, buf, run->len);
-	if (!r)
-		r = q->decryptor->decrypt(q->key, off, run->host, buf, run->len);
+	r = read_decrypted(q, run, off, buf);
 	if (!r)
 		iov_write(dst, skip, buf, run->len);
 	return r;

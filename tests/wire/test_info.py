@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""quoin info: what an image is, by its header alone."""
+import json
+import os
+import shutil
+
+import peers
+import pytest
+import quoin
+from rescuekit import create, qemu_img
+
+pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
+
+
+def info(run, path):
+    r = run(quoin.QUOIN, 'info', '--json', path)
+    assert r.status == 0, r.err
+    return json.loads(r.out)
+
+
+@pytest.mark.parametrize('kind, encryption', [
+    ('qcow', 'qcow AES-CBC'), ('qcow2', 'qcow2 AES-CBC'), ('qcow2-luks', 'qcow2 LUKS'),
+    ('luks', 'LUKS')])
+def test_every_encryption_has_its_name_and_its_command(tmp, run, kind, encryption):
+    image = create(tmp, kind, tmp / 'image', '4M')
+    got = info(run, image)
+    assert got['encrypted'] is True
+    assert got['encryption'] == encryption
+    assert got['virtual-size'] == 4 << 20
+    assert got['rescue-command'].split() == ['quoin', 'rescue', str(image), str(image) + '.raw']
+    text = run(quoin.QUOIN, 'info', image).out
+    assert 'encryption: ' + encryption in text
+    assert 'to decrypt it: quoin rescue ' in text
+
+
+def test_it_agrees_with_qemu_img(tmp, run):
+    qemu_img(tmp, 'create', '-q', '-f', 'raw', tmp / 'base "quoted" \\', '3M')
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', '-F', 'raw', '-b',
+             'base "quoted" \\', tmp / 'image', '5M')
+    peer = json.loads(qemu_img(tmp, 'info', '--output=json', tmp / 'image').out)
+    mine = info(run, tmp / 'image')
+    for name in ('filename', 'format', 'virtual-size', 'cluster-size', 'backing-filename',
+                 'backing-filename-format', 'dirty-flag'):
+        assert mine[name] == peer[name]
+    assert mine['encrypted'] is False
+    assert 'rescue-command' not in mine
+
+
+def test_what_an_image_names_is_not_opened(tmp, run):
+    if not shutil.which('strace'):
+        pytest.skip('no strace is installed')
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-u', '-F', 'raw', '-b', '/etc/hostname',
+             tmp / 'image', '1M')
+    r = run('strace', '-f', '-o', tmp / 'trace', '-e', 'trace=open,openat', quoin.QUOIN, 'info',
+            tmp / 'image')
+    if 'Operation not permitted' in r.err:
+        pytest.skip('strace may not trace here')
+    assert r.status == 0, r.err
+    assert '/etc/hostname' in r.out
+    trace = (tmp / 'trace').read_text()
+    assert str(tmp / 'image') in trace
+    assert '/etc/hostname' not in trace
+
+
+def test_broken_and_missing_images(tmp, run):
+    (tmp / 'broken').write_bytes(b'QFI\xfb\0\0\0\3' + b'\xff' * 200)
+    r = run(quoin.QUOIN, 'info', tmp / 'broken')
+    assert r.status == 1 and 'not a sound qcow2 image' in r.err
+    r = run(quoin.QUOIN, 'info', tmp / 'missing')
+    assert r.status == 1 and 'No such file' in r.err
+    assert run(quoin.QUOIN, 'info').status == 2
+    os.mkfifo(tmp / 'fifo')
+    assert run(quoin.QUOIN, 'info', tmp / 'fifo').status == 1
