@@ -146,14 +146,6 @@ refuse_rescue_command(const char *filename)
 
 /* ---- the sentence ---- */
 
-static const char *
-base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
 static void
 put_layers(FILE *out, const struct list *refusals)
 {
@@ -164,9 +156,9 @@ put_layers(FILE *out, const struct list *refusals)
 		if (!first)
 			fputs(f->link.next == refusals ? " and " : ", ", out);
 		first = false;
-		fprintf(out, "'%s'", base_name(f->filename));
+		fprintf(out, "'%s'", f->filename);
 		if (f->overlay)
-			fprintf(out, " (backing file of '%s')", base_name(f->overlay));
+			fprintf(out, " (backing file of '%s')", f->overlay);
 		fprintf(out, " is encrypted (%s)", cipher_kind_name(f->kind));
 	}
 }

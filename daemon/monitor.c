@@ -246,7 +246,7 @@ monitor_add(const struct MonitorOptions *opts, struct error **errp)
 	if (!c)
 		return error_set(errp, "chardev \"%s\" not found", opts->chardev);
 	if (c->monitored)
-		return error_set(errp, "Device '%s' is in use", opts->chardev);
+		return error_set(errp, "chardev '%s' is already in use", opts->chardev);
 	c->monitored = true;
 	if (opts->has_pretty && opts->pretty)
 		c->flags |= QMP_STREAM_PRETTY;

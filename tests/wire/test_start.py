@@ -45,7 +45,7 @@ def test_version(run):
     (['--chardev', 'null,id=a', '--chardev', 'null,id=a'],
      "--chardev null,id=a: Chardev with id 'a' already exists"),
     (['--chardev', 'null,id=a', '--monitor', 'a', '--monitor', 'a'],
-     "--monitor a: Device 'a' is in use"),
+     "--monitor a: chardev 'a' is already in use"),
     (['--qmp', '/nonexistent/dir/sock'],
      '--qmp /nonexistent/dir/sock: Failed to bind socket to /nonexistent/dir/sock:'
      ' No such file or directory'),
