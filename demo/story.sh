@@ -24,7 +24,11 @@ trap cleanup EXIT
 
 if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' off=$'\e[0m'; else bold='' dim='' off=''; fi
 say() { printf '\n%s== %s%s\n' "$bold" "$*" "$off"; }
-show() { printf '%s$ %s%s\n' "$dim" "${*//$dir\//}" "$off"; }
+# A command line as one would type it: programs and files without their folders.
+show() {
+	local text=${*//$dir\//}
+	printf '%s$ %s%s\n' "$dim" "${1##*/} ${text#* }" "$off"
+}
 fail() { echo "demo: FAILED: $*" >&2; exit 1; }
 
 # Run a command, shown; paths are shown without the folder.
@@ -52,7 +56,8 @@ wait_jobs() {
 
 say "Images: a plain backing file, an encrypted overlay, a plain overlay"
 printf 'secret' >"$dir/key"
-head -c 4194304 /dev/urandom | base64 -w 79 | head -c 4194304 >"$dir/backing.img"
+head -c 3145728 /dev/urandom | base64 -w 79 >"$dir/text"
+head -c 4194304 "$dir/text" >"$dir/backing.img"
 run "$QEMU_IMG" create -q -f qcow2 --object "secret,id=s,file=$dir/key" \
 	-o encrypt.format=aes,encrypt.key-secret=s \
 	-b "$dir/backing.img" -F raw "$dir/geheim.qcow2"

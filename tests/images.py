@@ -4,7 +4,11 @@
 Every function takes paths; `key` is a password.  ENCRYPTED maps a kind to a
 function(path, key, size, backing) that makes such an image.
 """
+import atexit
+import os
+import shutil
 import subprocess
+import tempfile
 
 import peers
 
@@ -46,11 +50,31 @@ def qcow2_aes(path, key, size='4M', backing=None):
     _create('qcow2', ['encrypt.format=aes', 'encrypt.key-secret=key'], path, key, size, backing)
 
 
+def _once(make):
+    """The key derivation of LUKS takes seconds: make each such image once a run,
+    and copy it from then on."""
+    made = {}
+
+    def make_or_copy(path, key, size='4M', backing=None):
+        if backing:
+            make(path, key, size, backing)
+            return
+        if (key, size) not in made:
+            folder = tempfile.mkdtemp(prefix='q-luks-')
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            made[key, size] = os.path.join(folder, 'image')
+            make(made[key, size], key, size, None)
+        shutil.copyfile(made[key, size], path)
+    return make_or_copy
+
+
+@_once
 def qcow2_luks(path, key, size='4M', backing=None):
     _create('qcow2', ['encrypt.format=luks', 'encrypt.key-secret=key', 'encrypt.iter-time=10'],
             path, key, size, backing)
 
 
+@_once
 def luks(path, key, size='4M', backing=None):
     assert not backing
     _create('luks', ['key-secret=key', 'iter-time=10'], path, key, size, None)

@@ -215,3 +215,18 @@ def test_a_path_with_blanks_is_quoted_for_the_shell(start, tmp):
     images.qcow2_aes(path, KEY)
     d = start()
     refused(d, 'blockdev-add', options_for('qcow2-aes', path), path)
+
+
+def test_a_file_without_a_luks_header_is_no_luks_volume(start):
+    d = start()
+    reply = d.ask('blockdev-add', {'driver': 'luks', 'node-name': 'n',
+                                   'file': {'driver': 'null-co'}})
+    assert 'Volume is not in LUKS format' in reply['error']['desc']
+
+
+def test_the_plain_image_is_to_lie_beside_the_source(start, tmp):
+    path = tmp / 'geheim.qcow2'
+    images.qcow2_aes(path, KEY)
+    d = start()
+    text = refused(d, 'blockdev-add', options_for('qcow2-aes', path), path)
+    assert text.endswith('quoin rescue %s %s/geheim.raw' % (path, tmp))
