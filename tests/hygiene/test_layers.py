@@ -22,7 +22,7 @@ MAY = {
 LIBRARIES = {
     r'event2/|event\.h': ['aio'],
     r'liburing': ['aio'],
-    r'json(-c/.*|)\.h|json_': ['qmp', 'schema'],
+    r'json(-c/.*|)\.h|json_': ['qmp', 'schema', 'cli'],
     r'nettle/': ['rescue'],
     r'systemd/': ['daemon'],
 }

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manual pages and the programs' own --help say the same."""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import house
+
+
+def helped(program, *words):
+    """The long options that a program's --help lists."""
+    text = house.output(os.path.join(house.BUILD, program), *words, '--help')
+    return set(re.findall(r'(?:^|[ ,\[(])(--[a-z][a-z-]+)', text, re.M))
+
+
+def documented(page):
+    """The long options that the OPTIONS of a manual page name, wherever they stand."""
+    text = house.read('docs/' + page).replace('\\-', '-')
+    tags = re.findall(r'^\.TP\n\.B[RI]? (.*)', text, re.M)
+    return {o for line in tags for o in re.findall(r'(?:^|[ "])(--[a-z][a-z-]+)', line)}
+
+
+def verbs():
+    return re.findall(r'^  ([a-z]+)\s', house.output(
+        os.path.join(house.BUILD, 'quoin'), '--help'), re.M)
+
+
+def pages():
+    return [f for f in house.files() if re.fullmatch(r'docs/.*\.[18]', f)]
+
+
+@pytest.mark.parametrize('program, page', [('quoind', 'quoind.8'), ('quoin', 'quoin.1')])
+def test_a_programs_page_lists_its_options(program, page):
+    assert documented(page) == helped(program)
+
+
+def test_each_verbs_page_lists_its_options():
+    assert len(verbs()) > 1
+    for verb in verbs():
+        assert documented('quoin-%s.1' % verb) == helped('quoin', verb), verb
+
+
+def test_quoins_page_names_each_verb():
+    page = house.read('docs/quoin.1')
+    assert sorted(verbs()) == sorted(re.findall(r'^\.TP\n\.B ([a-z]+)$', page, re.M))
+
+
+def test_each_page_is_installed():
+    listed = house.read('docs/Makemodule.am')
+    assert sorted(pages()) == sorted(re.findall(r'docs/\S+\.[18]', listed))
+
+
+def test_the_pages_are_well_formed():
+    if not shutil.which('groff'):
+        pytest.skip('groff is not installed')
+    p = subprocess.run(['groff', '-man', '-ww', '-z', *pages()], cwd=house.TOP,
+                       capture_output=True, text=True, timeout=30)
+    assert p.returncode == 0 and not p.stderr, p.stderr
+
+
+def test_links_in_the_readme_lead_somewhere():
+    for page in ('README.md', 'CONTRIBUTING.md', 'docs/architecture.md'):
+        for target in re.findall(r'\]\(([^)#]+)\)', house.read(page)):
+            path = os.path.join(house.TOP, os.path.dirname(page), target)
+            assert '://' in target or os.path.exists(path), '%s: %s' % (page, target)
+
+
+def test_every_verb_of_dev_named_in_the_docs_exists():
+    verbs = set(re.findall(r'^verb_(\w+)\(\)', house.read('dev'), re.M))
+    for page in ('README.md', 'CONTRIBUTING.md', 'docs/architecture.md'):
+        for verb in re.findall(r'\./dev (\w+)', house.read(page)):
+            assert verb in verbs, '%s: ./dev %s' % (page, verb)
