@@ -390,7 +390,7 @@ file_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	if (r.f->is_device)
 		return device_truncate(n, size, exact, errp);
 	if (prealloc == PREALLOC_METADATA)
-		return error_set(errp, "Unsupported preallocation mode 'metadata'");
+		return error_set(errp, "Unsupported preallocation mode: metadata");
 	if (work_run(resize_work, &r) < 0)
 		return -1;
 	atomic_store(&n->size, round_up(size, 512));

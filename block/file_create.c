@@ -125,6 +125,6 @@ file_create(const struct BlockdevCreateOptions *opts, struct error **errp)
 	if (c.o->size > INT64_MAX)
 		return error_set(errp, "Image size is too large");
 	if (c.o->has_preallocation && c.o->preallocation == PREALLOC_MODE_METADATA)
-		return error_set(errp, "Unsupported preallocation mode 'metadata'");
+		return error_set(errp, "Unsupported preallocation mode: metadata");
 	return work_run(create_work, &c);
 }

@@ -41,6 +41,11 @@ enum { NODE_NAME_MAX = 31 };	/* bytes without the NUL, as in QEMU */
 int node_open(const struct BlockdevOptions *opts, const struct open_policy *policy,
 	      struct node **ret_node, struct error **errp);
 
+/* The same, or a reference to the node that ref names; a definition needs no name
+ * here. */
+int node_open_ref(const struct BlockdevRef *ref, const struct open_policy *policy,
+		  struct node **ret_node, struct error **errp);
+
 struct node *node_ref(struct node *n);
 /* Coroutine: the last one closes the node (flushes, unlocks) and its children. */
 void node_unref(struct node *n);

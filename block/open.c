@@ -331,9 +331,9 @@ publish(struct node *n)
 		publish(e->child);
 }
 
-int
-node_open(const struct BlockdevOptions *opts, const struct open_policy *policy,
-	  struct node **ret_node, struct error **errp)
+static int
+open_top(const struct BlockdevOptions *opts, const struct open_policy *policy,
+	 struct node **ret_node, struct error **errp)
 {
 	struct opener op = { .policy = policy ? policy : &open_policy_default };
 	struct inherited top = { 0 };
@@ -342,10 +342,7 @@ node_open(const struct BlockdevOptions *opts, const struct open_policy *policy,
 	int r;
 
 	list_init(&op.refusals);
-	if (!opts->node_name)
-		return error_set(errp,
-				 "'node-name' must be specified for the root node");
-	op.top_name = opts->node_name;
+	op.top_name = opts->node_name ? opts->node_name : "";
 	r = open_one(&op, opts, &top, &n, &err);
 	if (op.refused) {
 		if (!r)
@@ -362,6 +359,25 @@ node_open(const struct BlockdevOptions *opts, const struct open_policy *policy,
 	publish(n);
 	*ret_node = n;
 	return 0;
+}
+
+int
+node_open(const struct BlockdevOptions *opts, const struct open_policy *policy,
+	  struct node **ret_node, struct error **errp)
+{
+	if (!opts->node_name)
+		return error_set(errp,
+				 "'node-name' must be specified for the root node");
+	return open_top(opts, policy, ret_node, errp);
+}
+
+int
+node_open_ref(const struct BlockdevRef *ref, const struct open_policy *policy,
+	      struct node **ret_node, struct error **errp)
+{
+	if (ref->type == BLOCKDEV_REF_REFERENCE)
+		return find_reference(ref->u.reference, ret_node, errp);
+	return open_top(&ref->u.definition, policy, ret_node, errp);
 }
 
 int

@@ -63,8 +63,7 @@ qmp_blockdev_create(const struct blockdev_create_args *args, struct error **errp
 	if (!driver)
 		return error_set(errp, "Block driver '%s' not found or not supported", name);
 	if (!driver->create)
-		return error_set(errp, "Block driver '%s' does not support blockdev-create",
-				 name);
+		return error_set(errp, "Driver does not support blockdev-create");
 	if (refuse_encryption(args->options, errp) < 0)
 		return -1;
 	if (job_new(&create_kind, &options, &j, errp) < 0)

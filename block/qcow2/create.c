@@ -2,7 +2,6 @@
 /* blockdev-create of a qcow2 image: judge the options, claim the file, format it,
  * and give it space where that was asked for. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,27 +100,13 @@ full_size(const struct qcow2_format *f, uint64_t metadata)
 	return counted + (blocks << f->cluster_bits);
 }
 
-/* Open what needs no name of its own. */
-static int
-open_unnamed(const struct BlockdevOptions *opts, struct node **ret, struct error **errp)
-{
-	static unsigned counter;
-	struct BlockdevOptions named = *opts;
-	char name[NODE_NAME_MAX + 1];
-
-	snprintf(name, sizeof(name), "blockdev-create-%u", counter++);
-	if (!named.node_name)
-		named.node_name = name;
-	return node_open(&named, &open_policy_default, ret, errp);
-}
-
 /* Open the empty image by itself and map all of its disk. */
 static int
 preallocate(struct node *file, const struct qcow2_format *f, enum prealloc mode,
 	    struct error **errp)
 {
 	struct BlockdevRef ref = { .type = BLOCKDEV_REF_REFERENCE, .u.reference = file->name };
-	struct BlockdevOptions opts = { .driver = BLOCKDEV_DRIVER_QCOW2 };
+	struct BlockdevRef image = { .type = BLOCKDEV_REF_DEFINITION };
 	struct BlockdevRefOrNull none = { .type = BLOCKDEV_REF_OR_NULL_NULL };
 	CLEANUP(node_unrefp) struct node *n = NULL;
 	int r;
@@ -129,9 +114,10 @@ preallocate(struct node *file, const struct qcow2_format *f, enum prealloc mode,
 	if (mode != PREALLOC_METADATA &&
 	    node_truncate(file, full_size(f, atomic_load(&file->size)), false, mode, errp))
 		return -1;
-	opts.u.qcow2.file = &ref;
-	opts.u.qcow2.backing = &none;
-	if (open_unnamed(&opts, &n, errp))
+	image.u.definition.driver = BLOCKDEV_DRIVER_QCOW2;
+	image.u.definition.u.qcow2.file = &ref;
+	image.u.definition.u.qcow2.backing = &none;
+	if (node_open_ref(&image, &open_policy_default, &n, errp))
 		return -1;
 	r = qcow2_preallocate(n->state, 0, f->size, mode != PREALLOC_METADATA);
 	if (!r)
@@ -167,14 +153,8 @@ qcow2_create(const struct BlockdevCreateOptions *opts, struct error **errp)
 
 	if (refuse(o, errp))
 		return -1;
-	if (o->file->type == BLOCKDEV_REF_REFERENCE) {
-		file = node_lookup(o->file->u.reference, errp);
-		if (file)
-			node_ref(file);
-	} else if (open_unnamed(&o->file->u.definition, &file, errp)) {
-		file = NULL;
-	}
-	if (!file || set_geometry(o, &f, errp))
+	if (node_open_ref(o->file, &open_policy_default, &file, errp) ||
+	    set_geometry(o, &f, errp))
 		return -1;
 	return format_node(file, o, &f, errp);
 }

@@ -16,6 +16,7 @@ import peers
 
 # (script, number of the command): why the answer differs.
 DIFFERENT = {
+    ('create', 29): 'a new qcow2 begins in an emptied file, with nothing old behind its end',
 }
 
 
@@ -35,6 +36,24 @@ def resize(name, size):
     return 'block_resize', {'node-name': name, 'size': size}
 
 
+def export(name, node, writable=True):
+    return 'block-export-add', {'type': 'nbd', 'id': name, 'node-name': node,
+                                'writable': writable}
+
+
+def unexport(name):
+    return 'block-export-del', {'id': name, 'mode': 'hard'}
+
+
+def create(job, **options):
+    return 'blockdev-create', {'job-id': job, 'options': options}
+
+
+def wait(job):
+    return 'wait', {'id': job}
+
+
+SERVE = 'nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': '@nbd'}}}
 QUERY = 'query-named-block-nodes', {}
 FLAT = 'query-named-block-nodes', {'flat': True}
 
@@ -108,6 +127,50 @@ SCRIPTS = {
         add(driver='qcow2', node_name='top', file=F('top.qcow2'), backing='other'),
         QUERY, dele('other'), resize('other', 1 << 21), resize('top', 1 << 21),
         dele('top'), dele('other'),
+    ],
+    'users': [
+        SERVE,
+        add(driver='raw', node_name='base', file=F('a.raw')),
+        add(driver='qcow2', node_name='top', file=F('top.qcow2'), backing='base'),
+        export('e', 'base'),
+        export('e', 'base', False),
+        dele('base'), resize('base', 1 << 21),
+        unexport('e'),
+        export('t', 'top'),
+        export('u', 'top'),
+        dele('top'), resize('top', 1 << 21),
+        add(driver='qcow2', node_name='second', file=F('mid.qcow2'), backing='top'),
+        unexport('u'), unexport('t'),
+        add(driver='qcow2', node_name='second', file=F('mid.qcow2'), backing='top'),
+        export('t', 'top'),
+        dele('top'), dele('second'), dele('top'), dele('base'),
+        add(driver='raw', node_name='ro', file=F('b.raw'), read_only=True),
+        export('r', 'ro'), export('r', 'ro', False), resize('ro', 1 << 21),
+        dele('ro'),
+    ],
+    'create': [
+        create('f', driver='file', filename='@new', size=1 << 20), wait('f'),
+        create('f', driver='file', filename='@new', size=1 << 20), wait('f'),
+        create('f', driver='file', filename='@no/such', size=1 << 20), wait('f'),
+        create('f', driver='file', filename='@meta', size=1 << 20,
+               preallocation='metadata'), wait('f'),
+        create('f', driver='file', filename='@falloc', size=1 << 20,
+               preallocation='falloc'), wait('f'),
+        create('1', driver='file', filename='@x', size=0),
+        create('n', driver='null-co'),
+        create('n', driver='raw'),
+        add(driver='file', node_name='new', filename='@new'),
+        create('f', driver='file', filename='@new', size=1 << 20), wait('f'),
+        create('q', driver='qcow2', file='new', size=1 << 20), wait('q'),
+        create('q', driver='qcow2', file='nope', size=1 << 20), wait('q'),
+        create('q', driver='qcow2', file='new', size=1000), wait('q'),
+        create('q', driver='qcow2', file='new', size=1 << 20,
+               **{'cluster-size': 1000}), wait('q'),
+        create('q', driver='qcow2', file='new', size=1 << 20, version='v2',
+               **{'refcount-bits': 1}), wait('q'),
+        add(driver='qcow2', node_name='image', file='new'),
+        create('q', driver='qcow2', file='new', size=1 << 20), wait('q'),
+        FLAT,
     ],
     'conflicts': [
         add(driver='file', node_name='f', filename='@base.qcow2'),
@@ -193,9 +256,25 @@ def differences(peer, own, where=''):
     return ['  %s\n    peer: %s\n    own:  %s' % (where, json.dumps(peer), json.dumps(own))]
 
 
+def outcome(daemon, folder, job):
+    """The end of a job that may never have begun: its error, or None."""
+    for j in daemon.cmd('query-jobs'):
+        if j['id'] != job:
+            continue
+        daemon.wait_event('JOB_STATUS_CHANGE', id=job, status='concluded')
+        j = [j for j in daemon.cmd('query-jobs') if j['id'] == job][0]
+        daemon.cmd('job-dismiss', {'id': job})
+        daemon.qmp.events = []
+        return plain(j, folder)
+    return 'no such job'
+
+
 def carry_out(daemon, folder, script):
     replies = []
     for name, args in script:
+        if name == 'wait':
+            replies.append(outcome(daemon, folder, args['id']))
+            continue
         reply = daemon.ask(name, place(args, folder))
         reply.pop('id', None)
         replies.append(plain(reply, folder))
