@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "aio/co.h"
 #include "aio/loop.h"
@@ -70,6 +71,7 @@ static int
 start_passed_nbd(struct error **errp)
 {
 	int fd = systemd_take_socket("nbd");
+	int r;
 	char number[16];
 	struct NbdServerOptions o = { .addr = &(struct SocketAddress){
 		.type = SOCKET_ADDRESS_TYPE_FD, .u.fd.str = number } };
@@ -77,14 +79,18 @@ start_passed_nbd(struct error **errp)
 	if (fd < 0)
 		return 0;
 	snprintf(number, sizeof(number), "%d", fd);
-	return nbd_server_start(&o, errp);
+	r = nbd_server_start(&o, errp);
+	close(fd);	/* the server has one of its own */
+	return r;
 }
 
 static int
 start_steps(const struct options *opts, struct error **errp)
 {
-	if (options_apply(opts, errp) < 0 || monitor_add_systemd(errp) < 0 ||
-	    start_passed_nbd(errp) < 0)
+	/* The options' exports need the server; its clients need the exports. */
+	nbd_server_hold(true);
+	if (start_passed_nbd(errp) < 0 || options_apply(opts, errp) < 0 ||
+	    monitor_add_systemd(errp) < 0)
 		return -1;
 	if (systemd_untaken())
 		return error_set(errp,
@@ -95,6 +101,7 @@ start_steps(const struct options *opts, struct error **errp)
 		return -1;
 	if (monitor_open_all(errp) < 0)
 		return -1;
+	nbd_server_hold(false);
 	return opts->daemonize ? background_ready(errp) : 0;
 }
 
@@ -119,8 +126,11 @@ stop(void *arg)
 {
 	(void)arg;
 	systemd_stopping();
+	systemd_status("Ending jobs");
 	cmd_job_done();
+	systemd_status("Closing exports");
 	cmd_export_done();
+	systemd_status("Flushing and closing images");
 	cmd_block_done();
 	qmp_server_stop();
 	monitor_close_all();
@@ -163,6 +173,7 @@ run(const struct options *opts)
 	if (loop_run_co(start, &starting) < 0)
 		return EXIT_FAILURE;
 	if (starting.ok) {
+		systemd_status("Serving");
 		systemd_ready();
 		loop_run();
 	}

@@ -29,6 +29,7 @@ struct listener {
 };
 
 static struct nbd_server *the_server;
+static bool held;
 
 struct nbd_server *
 nbd_server_default(void)
@@ -41,7 +42,15 @@ nbd_server_default(void)
 static bool
 is_full(const struct nbd_server *s)
 {
-	return s->max_conns && s->n_conns >= s->max_conns;
+	return held || (s->max_conns && s->n_conns >= s->max_conns);
+}
+
+void
+nbd_server_hold(bool hold)
+{
+	held = hold;
+	if (!held && the_server)
+		co_queue_wake_all(&the_server->room);
 }
 
 void

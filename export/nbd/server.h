@@ -42,6 +42,10 @@ int nbd_server_start(const struct NbdServerOptions *opts, struct error **errp);
  * in bounded time: what hangs is left to end by itself. */
 int nbd_server_stop(struct error **errp);
 
+/* While held, clients of any server wait in the backlog: at the start of the
+ * program, until everything that they may ask for is there. */
+void nbd_server_hold(bool hold);
+
 struct nbd_server *nbd_server_default(void);	/* NULL: it is not running */
 
 /* ---- for connections ---- */
