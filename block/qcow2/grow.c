@@ -10,6 +10,7 @@
 #include "base/iov.h"
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
 static void *
@@ -38,10 +39,17 @@ make_block(struct qcow2 *q, uint64_t block)
 {
 	CLEANUP(cleanup_free) uint8_t *data = zeroed(q, q->cluster_size);
 	uint64_t host = block << (q->refblock_bits + q->cluster_bits);
+	bool taken;
 	int r;
 
 	if (!data)
 		return -ENOMEM;
+	/* Without a block its range should be free. */
+	qcow2_lock(q);
+	taken = qcow2_overlaps(q, host, q->cluster_size);
+	qcow2_unlock(q);
+	if (taken)
+		return -EIO;
 	qcow2_refcount_put(data, q->refcount_order, 0, 1);
 	r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
 	if (r < 0)
@@ -162,6 +170,12 @@ grow_table(struct qcow2 *q, uint64_t block)
 	r = plan_table(q, block, &p);
 	if (r < 0)
 		return r;
+	qcow2_lock(q);
+	if (qcow2_overlaps(q, p.host, (p.blocks + p.clusters) << q->cluster_bits))
+		r = -EIO;
+	qcow2_unlock(q);
+	if (r < 0)
+		return r;
 	table = calloc(p.entries, sizeof(*table));
 	if (!table)
 		return -ENOMEM;
@@ -194,7 +208,7 @@ qcow2_grow_refs(struct qcow2 *q, uint64_t block)
 		if (r < 0)
 			return r;
 	}
-	if (q->reftable[block])
+	if (q->reftable[block] & ~UINT64_C(511))
 		return 0;
 	return make_block(q, block);
 }

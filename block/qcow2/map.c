@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/iov.h"
 #include "block/io.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
 /* ---- entries ---- */
@@ -227,7 +228,7 @@ make_table(struct qcow2 *q, uint64_t i)
 	qcow2_lock(q);
 	old = q->l1[i];
 	qcow2_unlock(q);
-	if (old & QCOW2_COPIED)
+	if ((old & QCOW2_COPIED) && (old & QCOW2_OFFSET_MASK))
 		return 0;	/* somebody was faster */
 	old &= QCOW2_OFFSET_MASK;
 	data = iov_alloc(align > 64 ? align : 64, q->cluster_size);
@@ -242,7 +243,11 @@ make_table(struct qcow2 *q, uint64_t i)
 	r = qcow2_refs_take_all(q, 1, &host);
 	if (r < 0)
 		return r;
-	r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
+	qcow2_lock(q);
+	r = qcow2_overlaps(q, host, q->cluster_size) ? -EIO : 0;
+	qcow2_unlock(q);
+	if (!r)
+		r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
 	if (r < 0) {
 		(void)qcow2_refs_give_back(q, host, 1);
 		return r;

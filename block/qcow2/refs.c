@@ -10,6 +10,7 @@
 #include "block/io.h"
 #include "block/qcow2/claim.h"
 #include "block/qcow2/grow.h"
+#include "block/qcow2/overlap.h"
 
 /* Host offsets in tables have 56 bits. */
 #define HOST_END (UINT64_C(1) << 56)
@@ -273,6 +274,11 @@ qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *re
 	}
 	got = count_run(q, s, i, want);
 	i += round_down(cluster, per_slice);
+	/* The image's counts are wrong; these at least are right now. */
+	if (qcow2_overlaps_fixed(q, i << q->cluster_bits, got << q->cluster_bits)) {
+		qcow2_unlock(q);
+		return -EIO;
+	}
 	if (q->free_hint >= cluster && q->free_hint < i + got)
 		q->free_hint = i + got;
 	*ret_host = i << q->cluster_bits;

@@ -30,6 +30,7 @@
 #include "block/qcow2/claim.h"
 #include "block/qcow2/data.h"
 #include "block/qcow2/map.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
 enum {
@@ -251,6 +252,11 @@ write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, si
 
 	if (r < 0)
 		return r;
+	/* A table says that a guest's cluster lies in a table. */
+	if (run.owned && qcow2_overlaps_fixed(q, run.host, run.len)) {
+		qcow2_unlock(q);
+		return -EIO;
+	}
 	if (run.kind != QCOW2_RUN_NORMAL || !run.owned)
 		return write_alloc(q, off, src, skip, &run, ret_done);
 	epoch = qcow2_epoch_enter(q);

@@ -17,6 +17,8 @@
 #include "block/qcow2/format.h"
 #include "block/qcow2/qcow2.h"
 
+enum { MEM_MAX = 512 << 20 };	/* a disk is full some time */
+
 struct mem {
 	pthread_mutex_t lock;
 	uint8_t *data;
@@ -87,6 +89,8 @@ mem_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 	(void)flags;
 	if (r < 0)
 		return r;
+	if (off + src->len > MEM_MAX)
+		return -ENOSPC;
 	pthread_mutex_lock(&m->lock);
 	grow(m, off + src->len);
 	iov_read(src, 0, m->data + off, src->len);
@@ -120,6 +124,8 @@ mem_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 
 	(void)exact;
 	(void)prealloc;
+	if (!r && size > MEM_MAX)
+		r = -ENOSPC;
 	if (r < 0)
 		return error_set_errno(errp, r, "Could not resize"), -1;
 	pthread_mutex_lock(&m->lock);
