@@ -37,6 +37,7 @@
 #include "rescue/options.h"
 #include "rescue/pipeline.h"
 #include "rescue/progress.h"
+#include "rescue/secret.h"
 #include "rescue/target.h"
 #include "schema/types.h"
 
@@ -186,6 +187,9 @@ unlock(struct run *r)
 			return -1;
 		}
 	}
+	if (!secret_all_locked() && r->o->say)
+		r->o->say("note: the limit on locked memory (ulimit -l) is too low to keep keys "
+			  "out of swap");
 	return 0;
 }
 
@@ -268,17 +272,29 @@ copy(struct run *r, uint64_t bytes)
 	return err < 0 ? -1 : 0;
 }
 
+/* What closing could not store; sources are read only and store nothing. */
+static int close_error;
+
+static void
+on_close_failed(const char *name, int err)
+{
+	(void)name;
+	close_error = err;
+}
+
 static int
 flush_qcow2(struct run *r)
 {
 	int err = io_flush(r->pipe.target);
 
-	if (err < 0)
-		error_set_errno(r->errp, err, "Could not write '%s'", r->o->target);
 	root_free(r->pipe.target);
 	r->pipe.target = NULL;
 	node_unref(r->target_node);
 	r->target_node = NULL;
+	if (err == 0)
+		err = close_error;
+	if (err < 0)
+		error_set_errno(r->errp, err, "Could not write '%s'", r->o->target);
 	return err < 0 ? -1 : 0;
 }
 
@@ -372,6 +388,7 @@ run_rescue(const struct run_options *o, struct error **errp)
 	r->status = RUN_FAILED;
 	/* A limit on file size is an error like others, and a question for the
 	 * status that comes too early or too late does no harm. */
+	node_close_failed = on_close_failed;
 	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGUSR1, SIG_IGN);
 	if (prepare(r) == 0)
