@@ -120,6 +120,12 @@ put(struct json_object *at, const char *path, size_t len,
 	return json_object_object_add(at, part, value) ? no_memory(errp) : 0;
 }
 
+static bool
+is_help(const char *word, size_t len)
+{
+	return (len == 4 && !memcmp(word, "help", 4)) || (len == 1 && *word == '?');
+}
+
 /* One "key=value" at *s, and the comma behind it. */
 static int
 take_pair(struct json_object *root, const char **s, const char *implied,
@@ -130,6 +136,8 @@ take_pair(struct json_object *root, const char **s, const char *implied,
 	size_t len = strcspn(key, "=,");
 	struct json_object *leaf;
 
+	if (key[len] != '=' && is_help(key, len))
+		return error_set(errp, "Help is not available for this option");
 	if (implied && len > 0 && key[len] != '=') {
 		p = key;
 		key = implied;

@@ -58,6 +58,12 @@ suffix_shift(char c)
 	return at ? (int)(at - units) * 10 : -1;
 }
 
+static bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
 /* Digits in decimal or hexadecimal, perhaps a fraction, perhaps a unit that is
  * a power of 1024.  Hexadecimal numbers take neither. */
 static bool
@@ -69,14 +75,16 @@ parse_size(const char *text, uint64_t *to)
 	char *end;
 	int shift = 0;
 
-	if (text[0] < '0' || text[0] > '9')
+	if (!is_digit(text[0]) && !(text[0] == '.' && is_digit(text[1])))
 		return false;
 	errno = 0;
 	whole = strtoull(text, &end, hex ? 16 : 10);
 	if (errno)
 		return false;
+	if (text[0] == '.')
+		end = (char *)text;
 	if (!hex && *end == '.') {
-		if (end[1] >= '0' && end[1] <= '9')
+		if (is_digit(end[1]))
 			fraction = strtod(end, &end);
 		else
 			end++;

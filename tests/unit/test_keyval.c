@@ -109,6 +109,8 @@ bad_keys_get_qemus_texts(void **state)
 	node("raw,file.driver=file,file=x", twice);
 	node("raw,file=x,file.driver=file", twice);
 	node("raw,fi,,le=x", "Expected '=' after parameter 'fi'");
+	node("help", "Help is not available for this option");
+	node("raw,?", "Help is not available for this option");
 	node("raw,=x", "Invalid parameter ''");
 	node("=x", "Invalid parameter ''");
 	node(",", "Invalid parameter ''");
