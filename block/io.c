@@ -190,8 +190,10 @@ read_pieces(struct node *n, uint64_t off, const struct iov *dst)
 	return err;
 }
 
-/* As node_read(), for a range that may end beyond the end, or needs a claim. */
-static int
+/* As node_read(), for a range that may end beyond the end, or needs a claim.  Kept
+ * out of line: a read passes through as many node_read()s as a chain has layers,
+ * all on one stack. */
+static __attribute__((noinline)) int
 read_slow(struct node *n, uint64_t off, const struct iov *dst)
 {
 	uint64_t size = io_node_size(n);

@@ -145,7 +145,7 @@ io_write_pieces(struct node *n, uint64_t off, const struct iov *src, unsigned fl
 
 /* ---- the request ---- */
 
-static int
+static __attribute__((noinline)) int
 write_claimed(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 {
 	struct claim claim;

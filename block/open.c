@@ -76,6 +76,8 @@ set_generic_options(struct node *n, const struct BlockdevOptions *o,
 		n->detect_zeroes_unmap =
 			o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
 	}
+	if (o->has_active && !o->active)
+		return error_set(errp, "Parameter 'active': Quoin has no inactive nodes");
 	if (n->detect_zeroes_unmap && !n->discard_unmap)
 		return error_set(errp, "setting detect-zeroes to unmap is not allowed "
 				 "without setting discard operation to unmap");

@@ -487,7 +487,7 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	snprintf(text, sizeof(text),
 		 "Node 'top' cannot be opened: '%s' is encrypted (LUKS); Quoin serves no "
 		 "encrypted images; decrypt it first with: quoin rescue %s %s.raw",
-		 strrchr(path, '/') + 1, path, path);
+		 path, path, path);
 	for (int i = 0; i < 2; i++) {
 		MUST_FAIL(node_open(&o, NULL, &n, &err), text);
 		assert_null(node_find("top"));
