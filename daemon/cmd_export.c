@@ -2,7 +2,7 @@
 /* daemon/cmd_export.c - commands on exports and the NBD server. */
 #include "daemon/cmd_export.h"
 
-#include "base/cleanup.h"
+#include "aio/timer.h"
 #include "base/error.h"
 #include "block/node.h"
 #include "daemon/object.h"
@@ -29,7 +29,8 @@ cmd_export_done(void)
 {
 	if (nbd_server_default())
 		nbd_server_stop(NULL);
-	export_close_all(-1);
+	/* All kinds that there are have been waited for. */
+	export_close_all(-1, clock_ns());
 }
 
 /* The two forms of an address differ in one level of nesting. */

@@ -138,12 +138,10 @@ shut_down(struct export *e)
 	export_unref(e);
 }
 
-/* Wait for an export, or with serial 0 for all of a type, until the limit. */
+/* Wait for an export, or with serial 0 for all of a type. */
 static bool
-wait_gone(uint64_t serial, int type)
+wait_gone(uint64_t serial, int type, int64_t deadline)
 {
-	int64_t deadline = clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000);
-
 	for (;;) {
 		bool there = serial && find_serial(serial);
 		struct export *e;
@@ -172,19 +170,19 @@ export_del(const char *id, bool hard, struct error **errp)
 		return error_set(errp, "export '%s' still in use", id);
 	serial = e->serial;
 	shut_down(e);
-	wait_gone(serial, -1);
+	wait_gone(serial, -1, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
 	return 0;
 }
 
 bool
-export_close_all(int type)
+export_close_all(int type, int64_t deadline_ns)
 {
 	struct export *e, *next;
 
 	LIST_FOREACH_SAFE(e, next, &exports, link)
 		if ((type < 0 || e->kind->type == type) && e->state == EXPORT_ALIVE)
 			shut_down(e);
-	return wait_gone(0, type);
+	return wait_gone(0, type, deadline_ns);
 }
 
 /* ---- the beginning ---- */

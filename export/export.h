@@ -73,9 +73,9 @@ int export_del(const char *id, bool hard, struct error **errp);
 
 int export_query(struct BlockExportInfoList **ret_list, struct error **errp);
 
-/* Throw out the clients of all exports of this type (-1: of any), and wait as
- * export_del() does.  False: not all are gone. */
-bool export_close_all(int type);
+/* Throw out the clients of all exports of this type (-1: of any), and wait until
+ * all are gone, or deadline_ns on clock_ns() (false). */
+bool export_close_all(int type, int64_t deadline_ns);
 
 struct export *export_find(const char *id);
 

@@ -251,7 +251,7 @@ nbd_server_stop(struct error **errp)
 	/* Also those that have not chosen an export yet. */
 	LIST_FOREACH(c, &s->conns, link)
 		nbd_conn_shutdown(c);
-	export_close_all(BLOCK_EXPORT_TYPE_NBD);
+	export_close_all(BLOCK_EXPORT_TYPE_NBD, deadline);
 	while (r >= 0 && (!list_empty(&s->conns) || !list_empty(&s->listeners)))
 		r = co_queue_timedwait(&s->quiet, NULL, deadline);
 	s->stopped = true;

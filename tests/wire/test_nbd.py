@@ -682,3 +682,55 @@ def test_failing_start_leaves_no_socket(start, tmp):
     long = {'type': 'unix', 'data': {'path': '/tmp/' + 'n' * 120}}
     assert 'too long' in d.ask('nbd-server-start', addr=long)['error']['desc']
     d.cmd('nbd-server-start', addr=addr)
+
+
+# ---- disks that hang ----
+
+@pytest.fixture
+def hung(start, tmp):
+    """(daemon, connection) whose read of a node will not end for a minute."""
+    path = tmp / 'nbd'
+    d = start('--blockdev', 'null-co,node-name=n,size=1048576,latency-ns=60000000000',
+              '--blockdev', 'null-co,node-name=other,size=1048576,read-zeroes=on',
+              '--nbd-server', f'addr.type=unix,addr.path={path}',
+              '--export', 'nbd,id=e,node-name=n,name=hangs',
+              '--export', 'nbd,id=ro,node-name=other,name=ro',
+              # What hangs at the end is let go of.
+              env={'LSAN_OPTIONS': 'detect_leaks=0'})
+    c = connect(path, 'hangs')
+    c.request(nbd.READ, length=512)
+    assert_serves(path)
+    return d, c, path
+
+
+def test_hard_delete_returns_while_a_request_hangs(hung):
+    d, c, path = hung
+    begin = time.monotonic()
+    assert d.cmd('block-export-del', id='e', mode='hard') == {}
+    assert time.monotonic() - begin < 10 * quoin.SLOW
+    assert c.closed()
+    assert {e['id']: e['shutting-down'] for e in d.cmd('query-block-exports')} == {
+        'e': True, 'ro': False}
+    assert d.ask('block-export-del', id='e')['error']['desc'] == (
+        "Export 'e' is already shutting down")
+    assert_serves(path)
+
+
+def test_stop_returns_while_a_request_hangs(hung):
+    d, c, path = hung
+    begin = time.monotonic()
+    assert d.cmd('nbd-server-stop') == {}
+    assert time.monotonic() - begin < 15 * quoin.SLOW
+    assert c.closed()
+    d.cmd('nbd-server-start', addr={'type': 'unix', 'data': {'path': str(path)}})
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'again', 'node-name': 'other', 'name': 'ro'})
+    assert_serves(path)
+
+
+def test_a_hanging_request_holds_up_no_command(hung):
+    d, _, _ = hung
+    other = d.connect()
+    d.qmp.send_raw(b'{"execute": "block-export-del", "arguments": {"id": "e", "mode": "hard"}}')
+    begin = time.monotonic()
+    other.cmd('query-version')
+    assert time.monotonic() - begin < 1 * quoin.SLOW
