@@ -228,12 +228,14 @@ run_active(struct commit *s)
 {
 	int r = mark_all(s);
 
+	/* The bulk in one pass, then no new dirt but for errors: so however busy
+	 * clients are, there is an end to it. */
 	if (!r)
+		r = copy_all(s);
+	if (!r) {
+		commit_top_follow(s->filter);
 		r = catch_up(s);
-	if (r)
-		return r;
-	commit_top_follow(s->filter);
-	r = catch_up(s);
+	}
 	if (r)
 		return r;
 	job_set_ready(&s->job);
