@@ -25,7 +25,7 @@ struct root;
 enum {
 	COPY_CHUNK	 = 1 << 20,	/* of a piece of data, unless clusters are larger */
 	COPY_ZERO_CHUNK	 = 1 << 28,	/* of a piece of zeroes */
-	COPY_WORKERS	 = 16,
+	COPY_WORKERS	 = 8,
 	COPY_WORKERS_MAX = 64,
 };
 
