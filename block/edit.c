@@ -20,6 +20,12 @@ move_all(struct node *from, struct node *to, struct edge *drop, struct error **e
 
 	if (!r)
 		r = change_move_users(&c, from, to, errp);
+	/* Also where there was no user to move: a filter claims its children only
+	 * from now on, or no longer. */
+	if (!r)
+		r = change_touch(&c, from, errp);
+	if (!r)
+		r = change_touch(&c, to, errp);
 	if (!r && drop)
 		r = change_drop_edge(&c, drop, errp);
 	if (!r)

@@ -197,9 +197,9 @@ qmp_block_job_set_speed(const struct block_job_set_speed_args *args, struct erro
 int
 qmp_block_job_change(const struct BlockJobChangeOptions *args, struct error **errp)
 {
-	if (!job_find_block(args->id, errp))
-		return -1;
-	return error_set(errp, "Job type does not support change");
+	struct job *j = job_find_block(args->id, errp);
+
+	return j ? job_user_change(j, errp) : -1;
 }
 
 /* ---- looking ---- */

@@ -415,12 +415,18 @@ hold_chain(struct commit *s, struct node *device, struct error **errp)
 
 	if (job_hold_node(&s->job, s->filter, "main node", 0, PERM_ALL, &s->root, errp) < 0)
 		return -1;
+	/* In the middle of a chain it is the overlay that keeps the filter. */
+	if (!s->active)
+		node_clear_busy(s->filter, s->job.reason);
 	if (device != s->top &&
 	    job_hold_node(&s->job, device, "main node", 0, PERM_ALL, NULL, errp) < 0)
 		return -1;
 	for (;;) {
-		if (job_hold_node(&s->job, n, "intermediate node", 0, PERM_ALL, NULL,
-				  errp) < 0)
+		bool own = n == s->base || (n == s->top && !s->active);
+
+		if (own ? job_use_node(&s->job, n, errp) < 0
+			: job_hold_node(&s->job, n, "intermediate node", 0, PERM_ALL, NULL,
+					errp) < 0)
 			return -1;
 		if (n == s->base)
 			return 0;

@@ -379,25 +379,50 @@ describe(void *user)
 
 static const struct root_ops root_ops = { .describe = describe, .is_job = true };
 
-int
-job_hold_node(struct job *j, struct node *n, const char *name, perm_set perm,
-	      perm_set shared, struct root **ret_root, struct error **errp)
+static int
+hold(struct job *j, struct node *n, struct root *r)
 {
 	struct held_node *h = calloc(1, sizeof(*h));
 
 	if (!h)
-		return error_set(errp, "Cannot allocate memory");
-	if (ret_root &&
-	    root_new(n, name, perm, shared, &root_ops, j, &h->root, errp) < 0) {
-		free(h);
 		return -1;
-	}
+	h->root = r;
 	h->node = node_ref(n);
 	node_set_busy(n, j->reason);
 	list_push(&j->nodes, &h->link);
-	if (ret_root)
-		*ret_root = h->root;
 	return 0;
+}
+
+static int
+claim(struct job *j, struct node *n, const char *name, perm_set perm, perm_set shared,
+      const struct root_ops *ops, struct root **ret_root, struct error **errp)
+{
+	struct root *r;
+
+	if (root_new(n, name, perm, shared, ops, j, &r, errp) < 0)
+		return -1;
+	if (hold(j, n, r) < 0) {
+		root_free(r);
+		return error_set(errp, "Cannot allocate memory");
+	}
+	if (ret_root)
+		*ret_root = r;
+	return 0;
+}
+
+int
+job_hold_node(struct job *j, struct node *n, const char *name, perm_set perm,
+	      perm_set shared, struct root **ret_root, struct error **errp)
+{
+	if (ret_root)
+		return claim(j, n, name, perm, shared, &root_ops, ret_root, errp);
+	return hold(j, n, NULL) < 0 ? error_set(errp, "Cannot allocate memory") : 0;
+}
+
+int
+job_use_node(struct job *j, struct node *n, struct error **errp)
+{
+	return claim(j, n, "root", 0, PERM_ALL, NULL, NULL, errp);
 }
 
 void

@@ -153,6 +153,9 @@ enum BlockErrorAction job_io_error(struct job *j, enum BlockdevOnError policy,
  * job_drop_nodes(), at the latest when the job is gone.  Coroutine. */
 int job_hold_node(struct job *j, struct node *n, const char *name, perm_set perm,
 		  perm_set shared, struct root **ret_root, struct error **errp);
+/* The same for a node that the job itself reads or writes, which clients are told
+ * to be in use rather than busy. */
+int job_use_node(struct job *j, struct node *n, struct error **errp);
 void job_drop_nodes(struct job *j);
 
 /* ---- finding ---- */
@@ -178,6 +181,8 @@ int job_user_complete(struct job *j, struct error **errp);
 int job_user_finalize(struct job *j, struct error **errp);
 int job_user_dismiss(struct job *j, struct error **errp);
 int job_user_set_speed(struct job *j, int64_t speed, struct error **errp);
+/* Options of its own: no kind of job has any that can be changed. */
+int job_user_change(struct job *j, struct error **errp);
 
 /* Cancel and dismiss every job; false if some are left at deadline_ns. */
 bool job_cancel_all(int64_t deadline_ns);

@@ -28,6 +28,7 @@ static const unsigned acceptors[JOB_VERB_COUNT] = {
 	[JOB_VERB_COMPLETE]  = S(READY) | S(STANDBY),
 	[JOB_VERB_FINALIZE]  = S(PENDING),
 	[JOB_VERB_DISMISS]   = S(CONCLUDED),
+	[JOB_VERB_CHANGE]    = AT_WORK,
 };
 
 static const char *const verbs[JOB_VERB_COUNT] = {
@@ -38,6 +39,7 @@ static const char *const verbs[JOB_VERB_COUNT] = {
 	[JOB_VERB_COMPLETE]  = "complete",
 	[JOB_VERB_FINALIZE]  = "finalize",
 	[JOB_VERB_DISMISS]   = "dismiss",
+	[JOB_VERB_CHANGE]    = "change",
 };
 
 const char *

@@ -121,3 +121,11 @@ job_user_set_speed(struct job *j, int64_t speed, struct error **errp)
 	job_poke(j);
 	return 0;
 }
+
+int
+job_user_change(struct job *j, struct error **errp)
+{
+	if (check_verb(j, JOB_VERB_CHANGE, errp) < 0)
+		return -1;
+	return error_set(errp, "Job type does not support change");
+}
