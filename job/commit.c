@@ -412,6 +412,7 @@ static int
 hold_chain(struct commit *s, struct node *device, struct error **errp)
 {
 	struct node *n = s->top;
+	struct root *unused;
 
 	if (job_hold_node(&s->job, s->filter, "main node", 0, PERM_ALL, &s->root, errp) < 0)
 		return -1;
@@ -419,7 +420,7 @@ hold_chain(struct commit *s, struct node *device, struct error **errp)
 	if (!s->active)
 		node_clear_busy(s->filter, s->job.reason);
 	if (device != s->top &&
-	    job_hold_node(&s->job, device, "main node", 0, PERM_ALL, NULL, errp) < 0)
+	    job_hold_node(&s->job, device, "main node", 0, PERM_ALL, &unused, errp) < 0)
 		return -1;
 	for (;;) {
 		bool own = n == s->base || (n == s->top && !s->active);

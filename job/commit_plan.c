@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "block/driver.h"
 #include "block/node.h"
+#include "block/root.h"
 #include "schema/types.h"
 
 /* ---- walking the chain ---- */
@@ -66,13 +67,14 @@ find_overlay(struct node *from, struct node *n)
 	return NULL;
 }
 
+/* Something other than a client stands above n: a node, or a job. */
 static bool
 has_parents(const struct node *n)
 {
 	struct use *u;
 
 	LIST_FOREACH(u, &n->users, link)
-		if (!u->is_root)
+		if (!u->is_root || root_is_job(root_of_use(u)))
 			return true;
 	return false;
 }
