@@ -27,7 +27,8 @@ enum { CLUSTER_DEFAULT = 65536, PIECE_MAX = 1 << 20 };
 struct cbw {
 	struct edge *target;
 	enum OnCbwError on_error;
-	bool discard_source, compress, stopped;
+	bool discard_source, compress;
+	_Atomic bool stopped;	/* nothing is copied any more; read by requests */
 	uint64_t cluster;
 	_Atomic int broken;
 	struct ranges copying;
