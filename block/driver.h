@@ -163,6 +163,8 @@ struct node {
 	bool turning;			/* read_only is being changed: not committed yet */
 	bool inherits;			/* opened inline: follows its parent's read-only */
 	unsigned refs;
+	unsigned pins;			/* besides: somebody just looks */
+	struct co_queue unpinned;
 	unsigned mark;			/* scratch of graph walks */
 	bool opened;			/* driver->open succeeded: close is due */
 	bool monitor_owned;

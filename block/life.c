@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stddef.h>
 
+#include "aio/colock.h"
 #include "base/error.h"
 #include "block/change.h"
 #include "block/driver.h"
@@ -51,6 +52,8 @@ node_close(struct node *n)
 	int err;
 
 	n->life = NODE_CLOSING;
+	while (n->pins)
+		co_queue_wait(&n->unpinned, NULL);
 	if (n->opened) {
 		err = n->driver->close ? n->driver->close(n) : 0;
 		if (err && node_close_failed)
@@ -75,6 +78,20 @@ node_unrefp(struct node **n)
 {
 	node_unref(*n);
 	*n = NULL;
+}
+
+struct node *
+node_pin(struct node *n)
+{
+	n->pins++;
+	return n;
+}
+
+void
+node_unpin(struct node *n)
+{
+	if (n && --n->pins == 0)
+		co_queue_wake_all(&n->unpinned);
 }
 
 /* ---- the monitor's claim ---- */

@@ -51,6 +51,11 @@ struct node *node_ref(struct node *n);
 void node_unref(struct node *n);
 void node_unrefp(struct node **n);	/* for CLEANUP */
 
+/* Keep n, which has references, to look at it across a wait.  It does not count as
+ * used for that, but whoever drops the last reference waits for the end of it. */
+struct node *node_pin(struct node *n);
+void node_unpin(struct node *n);	/* takes NULL */
+
 /* The monitor's claim, as blockdev-add makes and blockdev-del drops it. */
 int node_add(const struct BlockdevOptions *opts, const struct open_policy *policy,
 	     struct error **errp);

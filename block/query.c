@@ -17,30 +17,45 @@ no_memory(struct error **errp)
 	return error_set(errp, "Cannot allocate memory");
 }
 
+/* A format's storage: its file, and where its data lies apart, that too. */
+enum { STORAGE_MAX = 4 };
+
+static unsigned
+pin_storage(const struct node *n, struct node *nodes[STORAGE_MAX])
+{
+	unsigned roles = ROLE_DATA | ROLE_METADATA | ROLE_FILTERED, count = 0;
+	struct edge *e;
+
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (e->child && e->role & roles && count < STORAGE_MAX)
+			nodes[count++] = node_pin(e->child);
+	return count;
+}
+
 /* Bytes on the host: the driver's word, or the sum over what it stores in. */
 static int
 allocated_size(struct node *n, uint64_t *ret_bytes)
 {
-	uint64_t sum = 0;
-	struct edge *e;
+	struct node *storage[STORAGE_MAX];
+	uint64_t sum = 0, bytes;
+	unsigned count;
+	int err = 0;
 
 	if (n->driver->allocated_size)
 		return n->driver->allocated_size(n, ret_bytes);
 	if (node_is_protocol(n))
 		return -ENOTSUP;
-	LIST_FOREACH(e, &n->edges, in_parent) {
-		uint64_t bytes;
-		int err;
-
-		if (!e->child || !(e->role & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)))
-			continue;
-		err = allocated_size(e->child, &bytes);
-		if (err)
-			return err;
-		sum += bytes;
+	count = pin_storage(n, storage);
+	for (unsigned i = 0; i < count; i++) {
+		if (!err)
+			err = allocated_size(storage[i], &bytes);
+		if (!err)
+			sum += bytes;
+		node_unpin(storage[i]);
 	}
-	*ret_bytes = sum;
-	return 0;
+	if (!err)
+		*ret_bytes = sum;
+	return err;
 }
 
 static int
@@ -76,13 +91,13 @@ query_image(struct node *n, bool flat, int64_t *depth, struct ImageInfo **ret_im
 	if (!i)
 		return no_memory(errp);
 	if (under)
-		node_ref(under);
+		node_pin(under);
 	r = fill_image(n, i, errp);
 	if (!r && under) {
 		++*depth;
 		r = query_image(under, false, depth, &i->backing_image, errp);
 	}
-	node_unref(under);
+	node_unpin(under);
 	if (r < 0) {
 		ImageInfo_free(i);
 		return -1;
@@ -171,7 +186,7 @@ take_snapshot(struct snapshot *s, struct error **errp)
 	for (struct list *l = graph_nodes.prev; l != &graph_nodes; l = l->prev) {
 		n = LIST_ENTRY(l, struct node, in_all);
 		if (n->life == NODE_OPEN)
-			s->nodes[s->count++] = node_ref(n);
+			s->nodes[s->count++] = node_pin(n);
 	}
 	return 0;
 }
@@ -187,7 +202,7 @@ node_query_all(bool flat, struct BlockDeviceInfoList **ret_list, struct error **
 	for (size_t i = 0; i < s.count; i++) {
 		if (!r)
 			r = add_node(l, s.nodes[i], flat, errp);
-		node_unref(s.nodes[i]);
+		node_unpin(s.nodes[i]);
 	}
 	free(s.nodes);
 	if (r < 0) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, references, permissions and changes of the graph. */
+#include "aio/co.h"
 #include "tests/support/passfilter.h"
 #include "tests/unit/block_test.h"
 
@@ -310,6 +311,59 @@ a_node_that_hangs_holds_up_no_other_co(void *arg)
 	memdisk_free(m[1]);
 }
 
+struct looker {
+	struct node *n;
+	struct co *co;
+	bool done;
+};
+
+static void
+look_until_woken(void *arg)
+{
+	struct looker *l = arg;
+
+	node_pin(l->n);
+	l->co = co_self();
+	while (!l->done)
+		co_park();
+	node_unpin(l->n);
+}
+
+static void
+delete_null(void *arg)
+{
+	bool *gone = arg;
+
+	MUST(node_del("null", &err));
+	*gone = true;
+}
+
+static void
+who_looks_does_not_hinder_deleting_co(void *arg)
+{
+	struct BlockdevOptions o = { .driver = BLOCKDEV_DRIVER_NULL_CO,
+				     .node_name = (char *)"null" };
+	struct looker l = { 0 };
+	struct co_group g;
+	bool gone = false;
+
+	(void)arg;
+	MUST(node_add(&o, NULL, &err));
+	l.n = node_find("null");
+	co_group_init(&g);
+	assert_int_equal(co_group_start(&g, look_until_woken, &l), 0);
+	assert_int_equal(co_group_start(&g, delete_null, &gone), 0);
+	assert_false(gone);
+	assert_null(node_find("null"));
+	MUST_FAIL(node_add(&o, NULL, &err), "Duplicate nodes with node-name='null'");
+	l.done = true;
+	co_wake(l.co);
+	co_group_wait(&g);
+	assert_true(gone);
+	MUST(node_add(&o, NULL, &err));
+	MUST(node_del("null", &err));
+}
+
 /* ---- files ---- */
 
 static void
@@ -513,6 +567,7 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	X(replacing_moves_users_but_closes_no_cycle)                           \
 	X(roots_wait_while_stopped)                                            \
 	X(a_node_that_hangs_holds_up_no_other)                                 \
+	X(who_looks_does_not_hinder_deleting)                                  \
 	X(files_are_locked_for_their_users)                                    \
 	X(auto_read_only_opens_for_writing_when_needed)                        \
 	X(a_read_only_file_can_be_switched)                                    \
