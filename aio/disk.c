@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* aio/disk.c - file I/O for coroutines: who does the system call.
  *
- * Buffered reads ask the page cache first, in the calling thread, with
- * RWF_NOWAIT: data that is there costs one system call and no switch.  What is
- * not there comes as EAGAIN, and only then the ring or a worker is asked.
+ * In place, that is in the calling thread, a call costs no switch, but while it
+ * blocks so does the whole loop.
+ *
+ * Buffered reads ask the page cache first, in place, with RWF_NOWAIT: what is
+ * there costs one system call.  What is not there comes as EAGAIN, and only
+ * then the ring or a worker is asked.
  *
  * Buffered writes have no such question on every file system: ext4 answers
  * RWF_NOWAIT with EOPNOTSUPP, and io_uring, which asks it the same, hands each
  * write to a kernel thread, at a quarter of the rate of a plain pwrite().  A
  * buffered write nearly always only copies into the page cache; but it blocks
  * when the kernel holds back writers, or has to read or allocate metadata.  So
- * it is paced by what was seen: writes are done in place while they are quick;
- * one that was slow sends those of the same file to the ring or the workers
- * for a while, which doubles as long as the next try is slow again.  Looking
- * for holes is paced in the same way.
+ * it is paced by what was seen (place.c): writes are done in place while they
+ * are quick on the whole, else on the ring or the workers for a while.  Looking
+ * for holes, and reads on tmpfs, which has no RWF_NOWAIT at all, are paced in
+ * the same way.
+ *
+ * Pacing limits how often a loop stands still, not for how long.  So plain
+ * calls are done in place on local file systems only, of which disk_opened()
+ * keeps the list: a server on the network that does not answer must not stop
+ * more than those who want something from it.
  */
 #include "aio/disk.h"
 
@@ -26,6 +34,7 @@
 
 #include "aio/co.h"
 #include "aio/loop_int.h"
+#include "aio/place.h"
 #include "aio/ring.h"
 #include "aio/timer.h"
 #include "aio/work.h"
@@ -33,6 +42,8 @@
 #include "base/iov.h"
 
 enum { DIRECT_ALIGN_MIN = 512 };
+
+enum { INLINE_MAX = 128 * 1024 };	/* bytes to copy in place */
 
 /* What a transfer in place is charged for (co_charge()): 1, and 1 for each. */
 enum { BYTES_PER_CHARGE = 8192 };
@@ -151,110 +162,54 @@ transfer_wait(const struct transfer *t, enum disk_engine e)
 	return n;
 }
 
-/* ---- the pace of calls that block now and then ---- */
+/* ---- in place ---- */
 
-enum {
-	INLINE_MAX	 = 128 * 1024,		/* bytes to copy in place */
-	SLOW_NS		 = 100 * 1000,		/* more than this, plus 1 ns a byte */
-	AWAY_MIN_NS	 = 10 * 1000 * 1000,
-	AWAY_MAX_NS	 = 1000 * 1000 * 1000,
-};
-
-struct pace {
-	_Atomic int64_t away_until;
-	_Atomic int64_t away_ns;
-};
-
-/* By fd, for all threads.  It only guides: two files that share an entry, or
- * an fd that was used for another file before, cost time and nothing else. */
-static struct paces {
-	struct pace write, seek;
-	atomic_bool no_nowait;		/* for writes */
-} paces[256];
-
-static struct paces *
-paces_of(int fd)
-{
-	return &paces[(unsigned)fd % ARRAY_SIZE(paces)];
-}
-
-static int64_t
-pace_get(_Atomic int64_t *v)
-{
-	return atomic_load_explicit(v, memory_order_relaxed);
-}
-
-static void
-pace_put(_Atomic int64_t *v, int64_t value)
-{
-	atomic_store_explicit(v, value, memory_order_relaxed);
-}
-
-/* May it be done in place now? */
-static bool
-pace_allows(struct pace *p, int64_t now)
-{
-	return now >= pace_get(&p->away_until);
-}
-
-/* It was, from start on, and moved so many bytes. */
-static void
-pace_took(struct pace *p, int64_t start, size_t bytes)
-{
-	int64_t end = clock_ns(), away = pace_get(&p->away_ns);
-
-	if (end - start > SLOW_NS + (int64_t)bytes) {
-		away = away ? away * 2 : AWAY_MIN_NS;
-		if (away > AWAY_MAX_NS)
-			away = AWAY_MAX_NS;
-		pace_put(&p->away_ns, away);
-		pace_put(&p->away_until, end + away);
-	} else if (away) {
-		pace_put(&p->away_ns, 0);
-	}
-}
-
-/* A plain write in place, with an eye on the clock. */
+/* In place: a plain call, with an eye on the clock. */
 static ssize_t
-write_timed(const struct transfer *t, struct pace *p)
+transfer_paced(const struct transfer *t, struct pace *p)
 {
 	int64_t start = clock_ns();
 	ssize_t n;
 
-	if (!pace_allows(p, start))
+	if (t->len > INLINE_MAX || !pace_allows(p, start))
 		return -EAGAIN;
-	n = transfer_call(t, 0);
+	n = transfer_in_place(t, 0);
 	pace_took(p, start, t->len);
-	if (n > 0)
-		co_charge(1 + (unsigned)(n / BYTES_PER_CHARGE));
 	return n;
 }
 
+/* In place, or -EAGAIN. */
 static ssize_t
-write_now(const struct transfer *t)
+transfer_now(const struct transfer *t)
 {
-	struct paces *p = paces_of(t->fd);
+	struct place *p = place_of(t->fd);
+	atomic_bool *no_nowait = !p ? NULL : t->write ? &p->no_nowait_write : &p->no_nowait_read;
 	ssize_t n;
 
-	if (!atomic_load_explicit(&p->no_nowait, memory_order_relaxed)) {
+	if (!p || !place_get(no_nowait)) {
 		n = transfer_in_place(t, RWF_NOWAIT);
 		if (n != -EOPNOTSUPP)
 			return n;
-		atomic_store_explicit(&p->no_nowait, true, memory_order_relaxed);
+		if (p)
+			atomic_store(no_nowait, true);
 	}
-	return t->len <= INLINE_MAX ? write_timed(t, &p->write) : -EAGAIN;
+	if (!p || !place_get(&p->local))
+		return -EAGAIN;
+	return transfer_paced(t, t->write ? &p->write : &p->read);
 }
 
 /* ---- whole transfers ---- */
 
+/* An end of the file that RWF_NOWAIT tells of is not believed: kernels 5.9 and
+ * 5.10 said so of pages that were not there. */
 static ssize_t
 read_some(const struct transfer *t, enum disk_engine e, bool *try_now)
 {
 	ssize_t n;
 
 	if (*try_now) {
-		n = transfer_in_place(t, RWF_NOWAIT);
-		if (n != -EAGAIN && n != -EOPNOTSUPP)
+		n = transfer_now(t);
+		if (n != -EAGAIN && n != 0)
 			return n;
 		*try_now = false;
 	}
@@ -299,7 +254,7 @@ write_all(int fd, enum disk_engine e, uint64_t off, const struct iov *src, int f
 	while (c.done < src->len) {
 		cursor_next(&c, &rest, &t);
 		t.off = off + c.done;
-		n = try_now ? write_now(&t) : -EAGAIN;
+		n = try_now ? transfer_now(&t) : -EAGAIN;
 		if (n == -EAGAIN)
 			n = transfer_wait(&t, e);
 		if (n < 0)
@@ -350,13 +305,13 @@ int
 disk_seek(int fd, uint64_t off, int whence, uint64_t *ret_off)
 {
 	struct seek s = { .fd = fd, .whence = whence, .off = off };
-	struct pace *p = &paces_of(fd)->seek;
+	struct place *p = place_of(fd);
 	int64_t start = clock_ns();
 	int r;
 
-	if (pace_allows(p, start)) {
+	if (p && place_get(&p->local) && pace_allows(&p->seek, start)) {
 		r = seek_work(&s);
-		pace_took(p, start, 0);
+		pace_took(&p->seek, start, 0);
 		co_charge(1);
 	} else {
 		r = work_run(seek_work, &s);

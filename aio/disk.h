@@ -30,6 +30,12 @@ enum disk_engine {
 	DISK_DIRECT = 1 << 4,
 };
 
+/* Learn what kind of file fd is.  Whoever opens an fd for these calls says so
+ * once: what was known of an earlier file of the same number is forgotten, and
+ * on local file systems more may be done in place.  Asks the file system, so
+ * on a worker.  Any thread. */
+void disk_opened(int fd);
+
 /* Fill all of dst from off onwards; what lies beyond the end of the file reads
  * as zeroes. */
 int disk_read(int fd, enum disk_engine e, uint64_t off, const struct iov *dst);

@@ -123,6 +123,7 @@ open_work(void *arg)
 		return -1;
 	if (check_kind(of) < 0)
 		return -1;
+	disk_opened(f->fd);
 	err = file_probe_size(f->fd, &of->st, &size);
 	if (err)
 		return error_set_errno(of->errp, err, "Could not get the size of '%s'",

@@ -24,10 +24,13 @@ struct file {
 };
 
 static int
-file_open(int flags)
+file_open_in(const char *dir, int flags)
 {
-	char path[] = "test_disk.XXXXXX";
-	int fd = mkstemp(path), again = -1;
+	char path[64];
+	int fd, again = -1;
+
+	snprintf(path, sizeof(path), "%s/test_disk.XXXXXX", dir);
+	fd = mkstemp(path);
 
 	assert_true(fd >= 0);
 	if (flags) {
@@ -36,7 +39,14 @@ file_open(int flags)
 		fd = again;
 	}
 	unlink(path);
+	disk_opened(fd);
 	return fd;
+}
+
+static int
+file_open(int flags)
+{
+	return file_open_in(".", flags);
 }
 
 /* Each test's body runs as a coroutine with each engine on a file of its own;
@@ -51,6 +61,11 @@ with_engines(void (*body)(void *))
 	close(f.fd);
 	f.engine = DISK_THREADS;
 	f.fd = file_open(0);
+	run(body, &f);
+	close(f.fd);
+	/* As a rule tmpfs, which has no RWF_NOWAIT. */
+	f.engine = DISK_URING;
+	f.fd = file_open_in("/dev/shm", 0);
 	run(body, &f);
 	close(f.fd);
 	f.fd = file_open(O_DIRECT);
