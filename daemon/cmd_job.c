@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "aio/timer.h"
 #include "base/error.h"
@@ -238,6 +239,46 @@ qmp_query_block_jobs(struct BlockJobInfoList **ret, struct error **errp)
 		if (!info || BlockJobInfoList_add(list, info) < 0) {
 			BlockJobInfo_free(info);
 			BlockJobInfoList_freep(&list);
+			list = NULL;
+		}
+	}
+	if (!list)
+		return error_set(errp, "Cannot allocate memory");
+	*ret = list;
+	return 0;
+}
+
+static struct JobPast *
+past(const struct job_past *p)
+{
+	struct JobPast *info = calloc(1, sizeof(*info));
+
+	if (!info)
+		return NULL;
+	info->id = strdup(p->id);
+	info->error = p->error ? strdup(p->error) : NULL;
+	info->type = p->type;
+	info->current_progress = (int64_t)p->progress;
+	info->total_progress = (int64_t)p->total;
+	info->ended = p->ended_sec;
+	if (info->id && (info->error || !p->error))
+		return info;
+	JobPast_free(info);
+	return NULL;
+}
+
+int
+qmp_x_quoin_query_job_history(struct JobPastList **ret, struct error **errp)
+{
+	struct JobPastList *list = calloc(1, sizeof(*list));
+	const struct job_past *p;
+
+	for (unsigned i = 0; list && (p = job_history(i)); i++) {
+		struct JobPast *info = past(p);
+
+		if (!info || JobPastList_add(list, info) < 0) {
+			JobPast_free(info);
+			JobPastList_freep(&list);
 			list = NULL;
 		}
 	}

@@ -61,7 +61,8 @@ def row(cmd):
     flags = []
     if cmd.oob:
         flags.append('QMP_OOB')
-    if cmd.name.startswith('query-') or cmd.name == 'qmp_capabilities':
+    if (cmd.name.startswith(('query-', 'x-quoin-query-'))
+            or cmd.name == 'qmp_capabilities'):
         flags.append('QMP_READ_ONLY')
     fields = [f'.name = "{cmd.name}"']
     if flags:
