@@ -22,6 +22,15 @@ allows(struct pace *p)
 	return pace_allows(p, clock_ns());
 }
 
+/* Until the long ones are forgotten; on a busy machine another may come in. */
+static void
+quick_calls(struct pace *p)
+{
+	do
+		took(p, 1000);
+	while (p->mean_ns > 10 * 1000);
+}
+
 static void
 test_one_long_call_is_forgiven(void **state)
 {
@@ -29,8 +38,7 @@ test_one_long_call_is_forgiven(void **state)
 
 	took(&p, 1000L * MS);
 	assert_true(allows(&p));
-	for (int i = 0; i < 100; i++)
-		took(&p, 1000);
+	quick_calls(&p);
 	took(&p, 1000L * MS);
 	assert_true(allows(&p));
 }
@@ -58,15 +66,13 @@ test_long_transfers_are_not_slow(void **state)
 	assert_true(allows(&p));
 }
 
-/* How long it is sent away at this moment, as the next slow call makes it. */
+/* For how long the next slow call sends it away. */
 static int64_t
 away_after_slow_call(struct pace *p)
 {
-	int64_t now = clock_ns();
-
 	p->away_until = 0;
 	took(p, 5 * MS);
-	return p->away_until - now;
+	return p->away_ns;
 }
 
 static void
@@ -79,12 +85,12 @@ test_slow_again_is_away_for_longer_up_to_a_limit(void **state)
 		took(&p, 5 * MS);
 	for (int i = 0; i < 6; i++) {
 		away = away_after_slow_call(&p);
-		assert_true(away > before + 5 * MS);
+		assert_true(away >= 2 * before);
 		before = away;
 	}
 	for (int i = 0; i < 20; i++)
 		away = away_after_slow_call(&p);
-	assert_true(away <= 1000L * MS + 100 * MS);
+	assert_int_equal(away, 1000L * MS);
 }
 
 static void
@@ -97,8 +103,7 @@ test_quick_calls_win_trust_back(void **state)
 	for (int i = 0; i < 4; i++)
 		away_after_slow_call(&p);
 	p.away_until = 0;
-	for (int i = 0; i < 200; i++)
-		took(&p, 1000);
+	quick_calls(&p);
 	took(&p, 5 * MS);
 	assert_true(allows(&p));
 	took(&p, 5 * MS);
