@@ -40,7 +40,8 @@ buf_add(struct buf *b, const void *data, size_t len)
 {
 	if (!reserve(b, len))
 		return;
-	memcpy(b->data + b->len, data, len);
+	if (len > 0)
+		memcpy(b->data + b->len, data, len);
 	b->len += len;
 	b->data[b->len] = '\0';
 }

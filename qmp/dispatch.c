@@ -190,15 +190,13 @@ dispatch(struct qmp_session *s, struct json_object *request, struct buf *reply)
 	bool has_id = json_object_is_type(request, json_type_object) &&
 		      json_object_object_get_ex(request, "id", &id);
 
-	if (execute(s, request, reply, &err) < 0) {
-		dispatch_error(err, has_id, id, reply);
-	} else {
+	if (execute(s, request, reply, &err) == 0) {
 		add_id(has_id, id, reply);
 		buf_adds(reply, "}");
+		if (!reply->failed)
+			return;
+		/* Done, but the reply does not fit in memory: say that much. */
+		error_set(&err, "Cannot allocate memory");
 	}
-	if (!reply->failed)
-		return;
-	buf_reset(reply);
-	buf_adds(reply, "{\"error\": {\"class\": \"GenericError\", "
-			"\"desc\": \"Cannot allocate memory\"}}");
+	dispatch_error(err, has_id, id, reply);
 }

@@ -410,9 +410,10 @@ add_token(struct json_parser *p, enum token token, struct json_object **ret,
 		r = check_limits(p, errp);
 	if (r == 0) {
 		buf_addc(&p->tokens, (char)token);
-		buf_add(&p->tokens, text->data, text->len + 1);
 		if (text->failed)
 			p->tokens.failed = true;
+		else
+			buf_add(&p->tokens, text->data, text->len + 1);
 		if (p->braces >= 0 && p->brackets >= 0 &&
 		    p->braces + p->brackets > 0)
 			return 0;

@@ -212,7 +212,11 @@ reply_to(struct qmp_session *s, struct qmp_request *rq)
 		dispatch_error(rq->err, false, NULL, &reply);
 	else
 		dispatch(s, rq->tree, &reply);
-	qmp_session_send(s, reply.data, reply.len, false);
+	/* A client that gets no reply at all must not wait for it. */
+	if (reply.failed)
+		set_dead(s);
+	else
+		qmp_session_send(s, reply.data, reply.len, false);
 	request_done(rq);
 }
 

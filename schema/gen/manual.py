@@ -2,6 +2,7 @@
 """schema/qmp.md: the reference manual, from the doc comments."""
 
 import os
+import re
 
 
 def type_text(t):
@@ -63,6 +64,9 @@ def describe(entity, schema):
             out += ['Arguments:', '', *rows, '']
         if entity.ret:
             out += [f'Returns: {type_text(entity.ret)}', '']
+        for name in entity.features:
+            why = doc.members.get(name, '') if doc else ''
+            out += [f'Feature `{name}`' + (f': {why}' if why else ''), '']
         if entity.oob:
             out += ['May be executed out of band.', '']
         return out
@@ -95,4 +99,4 @@ def text(schema):
             last = file
             out += [f'## {os.path.splitext(os.path.basename(file))[0]}', '']
         out += describe(entity, schema)
-    return '\n'.join(out) + '\n'
+    return re.sub(r'@([\w-]+)', r'`\1`', '\n'.join(out)) + '\n'
