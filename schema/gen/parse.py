@@ -133,6 +133,8 @@ class Parser:
                 return
             if not line.startswith('#'):
                 self.fail("a doc comment must end with '##'")
+            if line == '# Features:':
+                continue
             m = re.match(r'#\s?@([\w-]+):\s*(.*)', line)
             if m and doc is None:
                 doc = Doc(m[1])
