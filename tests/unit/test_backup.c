@@ -7,6 +7,7 @@
 
 #include "block/filters/cbw.h"
 #include "job/backup.h"
+#include "tests/support/failheap.h"
 
 enum { SIZE = 5 << 20, ODD_SIZE = SIZE + 3 * 512 };
 
@@ -331,6 +332,30 @@ DISK_CASE(sizes_must_agree, SIZE)
 	memdisk_free(small);
 }
 
+DISK_CASE(a_start_without_memory_leaves_nothing, 1 << 20)
+{
+	struct BlockdevBackup a = full_backup();
+	unsigned nth = 0;
+	bool failed;
+
+	do {
+		int r;
+
+		failheap_arm(++nth);
+		r = backup_start(&a, NULL);
+		failed = failheap_disarm();
+		if (r < 0) {
+			assert_null(job_next(NULL));
+			assert_int_equal(node_check_busy(d->target_node, NULL), 0);
+		} else {
+			MUST(job_user_cancel(job_find("b", NULL), true, &err));
+			wait_for_job("b", JOB_STATUS_NULL);
+		}
+		assert_ptr_equal(root_node(d->guest), d->source_node);
+	} while (failed);
+	assert_true(nth > 10);
+}
+
 /* ---- errors ---- */
 
 DISK_CASE(every_failing_read_and_write_is_reported, SIZE)
@@ -462,6 +487,7 @@ main(void)
 		CO_TEST(nodes_in_use_by_a_job_are_busy),
 		CO_TEST(bad_arguments_are_refused_with_the_peers_words),
 		CO_TEST(sizes_must_agree),
+		CO_TEST(a_start_without_memory_leaves_nothing),
 		CO_TEST(every_failing_read_and_write_is_reported),
 		CO_TEST(ignored_errors_are_tried_again),
 		CO_TEST(an_error_stops_the_job_and_resume_repeats_it),

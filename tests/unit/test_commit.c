@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "job/commit.h"
+#include "tests/support/failheap.h"
 
 enum { SIZE = 4 << 20, LAYERS = 4, BASE_SIZE = 3 << 20 };
 
@@ -508,6 +509,44 @@ CHAIN_CASE(a_base_that_cannot_be_written_is_refused_at_the_start)
 	root_free(r);
 }
 
+static void
+start_without_memory(struct chain *c, const char *top)
+{
+	struct block_commit_args a = commit(top, "base");
+	unsigned nth = 0;
+	bool failed;
+
+	do {
+		int r;
+
+		failheap_arm(++nth);
+		r = commit_start(&a, NULL);
+		failed = failheap_disarm();
+		if (r < 0) {
+			assert_null(job_next(NULL));
+			assert_int_equal(node_check_busy(c->node[1], NULL), 0);
+		} else {
+			MUST(job_user_cancel(job_find("c", NULL), true, &err));
+			wait_for_job("c", JOB_STATUS_NULL);
+		}
+		assert_true(node_is_read_only(c->node[0]));
+		assert_ptr_equal(root_node(c->guest), c->node[3]);
+		assert_ptr_equal(node_backing(c->node[3]), c->node[2]);
+	} while (failed);
+	assert_true(nth > 10);
+	check_guest(c);
+}
+
+CHAIN_CASE(a_start_without_memory_leaves_nothing)
+{
+	start_without_memory(c, "mid");
+}
+
+CHAIN_CASE(an_active_start_without_memory_leaves_nothing)
+{
+	start_without_memory(c, NULL);
+}
+
 int
 main(void)
 {
@@ -526,6 +565,8 @@ main(void)
 		CO_TEST(an_active_commit_that_fails_keeps_the_active_layer),
 		CO_TEST(bad_arguments_are_refused_with_the_peers_words),
 		CO_TEST(a_base_that_cannot_be_written_is_refused_at_the_start),
+		CO_TEST(a_start_without_memory_leaves_nothing),
+		CO_TEST(an_active_start_without_memory_leaves_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
