@@ -195,48 +195,7 @@ def test_daemonize_tells_a_failure(run, tmp):
           text="--blockdev driver=file: Parameter 'filename' is missing")
 
 
-# ---- under a service manager ----
-
-def notify_socket(tmp):
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    s.bind(str(tmp / 'notify'))
-    s.settimeout(quoin.LIMIT)
-    return s
-
-
-def test_ready_only_when_everything_works(start, tmp):
-    s = notify_socket(tmp)
-    path = tmp / 'q.sock'
-    d = start('--qmp', path, qmp=False, env={'NOTIFY_SOCKET': str(tmp / 'notify')})
-    assert s.recv(4096) == b'READY=1'
-    client = quoin.Qmp(path)
-    client.cmd('quit')
-    assert s.recv(4096) == b'STOPPING=1'
-    d.wait()
-
-
-def test_a_failed_start_is_never_ready(run, tmp):
-    s = notify_socket(tmp)
-    r = run(quoin.QUOIND, '--blockdev', 'driver=file', env={'NOTIFY_SOCKET': str(tmp / 'notify')})
-    assert r.status == 1
-    s.setblocking(False)
-    messages = []
-    try:
-        while True:
-            messages.append(s.recv(4096))
-    except BlockingIOError:
-        pass
-    assert b'READY=1' not in messages
-
-
-def test_watchdog(start, tmp):
-    s = notify_socket(tmp)
-    start('--qmp', tmp / 'q.sock', qmp=False,
-          env={'NOTIFY_SOCKET': str(tmp / 'notify'), 'WATCHDOG_USEC': '200000'})
-    assert s.recv(4096) == b'READY=1'
-    for _ in range(3):
-        assert s.recv(4096) == b'WATCHDOG=1'
-
+# ---- sockets from a service manager; tests/wire/test_systemd.py has the rest ----
 
 def activated(tmp, names, *options):
     """Run quoind as a service manager does: with listening sockets from fd 3 on."""
