@@ -237,6 +237,8 @@ open_image(const char *filename, struct image *im, int *ret_fd, struct error **e
 		error_set_errno(errp, errno, "Could not learn the size of '%s'", filename);
 		return -1;
 	}
+	if (im->is_device)
+		im->disk_size = im->file_size;
 	*ret_fd = fd;
 	fd = -1;
 	return 0;

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compare quoin rescue with qemu-img convert, side by side, in one run.
+
+A disk of 1 GiB, three quarters of it noise behind a file system, is encrypted in
+each way by qemu-img, read once, and then decrypted by both programs in turn,
+several rounds over.  quoin waits until its target is on disk; qemu-img does
+not, as it is by default.  The table shows medians: seconds, CPU seconds, MiB of
+memory at most.  `./dev bench` calls this, `./dev bench rescue` this alone.
+"""
+import argparse
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "tests"))
+import peers  # noqa: E402
+
+MIB = 1 << 20
+PASSWORD = "a password"
+LIMIT = 300
+SECRET = ["--object", "secret,id=s,data=" + PASSWORD]
+# name: (qemu-img's format, its options to make it, its options to read it)
+KINDS = {
+    "qcow AES": ("qcow", "encrypt.format=aes,encrypt.key-secret=s",
+                 "encrypt.format=aes,encrypt.key-secret=s"),
+    "qcow2 AES": ("qcow2", "encrypt.format=aes,encrypt.key-secret=s",
+                  "encrypt.format=aes,encrypt.key-secret=s"),
+    "qcow2 LUKS": ("qcow2", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=100",
+                   "encrypt.format=luks,encrypt.key-secret=s"),
+    "raw LUKS": ("luks", "key-secret=s,iter-time=100", "key-secret=s"),
+}
+
+
+def make_disk(path, size):
+    """Text in the first MiB of every 64, then noise in three of four."""
+    noise = random.Random(1)
+    with open(path, "wb") as f:
+        for at in range(0, size, MIB):
+            f.seek(at)
+            if at // MIB % 64 == 0:
+                f.write(b"text " * (MIB // 5))
+            elif at // MIB % 4:
+                f.write(noise.randbytes(MIB))
+        f.truncate(size)
+
+
+def encrypt(kind, plain, image):
+    fmt, make, _ = KINDS[kind]
+    for _ in range(20):
+        p = subprocess.run([peers.QEMU_IMG, "convert", "-f", "raw", "-O", fmt, *SECRET, "-o", make,
+                            str(plain), str(image)], capture_output=True, text=True)
+        # It refuses to measure how fast it is when its clock is too coarse.
+        if "accurate CPU usage" not in p.stderr:
+            break
+    if p.returncode:
+        sys.exit("bench: " + p.stderr.strip())
+
+
+def measured(argv, target):
+    """(seconds, CPU seconds, MiB) of one run, which makes target."""
+    target.unlink(missing_ok=True)
+    os.sync()
+    start = time.monotonic()
+    p = subprocess.Popen([str(a) for a in argv], stderr=subprocess.PIPE)
+    err = p.stderr.read()
+    _, status, usage = os.wait4(p.pid, 0)
+    seconds = time.monotonic() - start
+    if status:
+        sys.exit("bench: %s: %s" % (argv[0], err.decode(errors="replace").strip()))
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def compare(kind, work, quoin, rounds):
+    fmt, _, read = KINDS[kind]
+    plain, image, key = work / "plain", work / "image", work / "key"
+    encrypt(kind, plain, image)
+    programs = {
+        "quoin": [quoin, "rescue", "-q", "--key-file", key, image],
+        "qemu-img": [peers.QEMU_IMG, "convert", *SECRET, "--image-opts", "-O", "raw",
+                     "driver=%s,%s,file.driver=file,file.filename=%s" % (fmt, read, image)],
+    }
+    times = {name: [] for name in programs}
+    for i in range(rounds + 1):
+        for name, argv in programs.items():
+            got = measured(argv + [work / name], work / name)
+            if i:       # the first round fills the page cache
+                times[name].append(got)
+    for name in programs:
+        if subprocess.run(["cmp", "-s", plain, work / name]).returncode:
+            sys.exit("bench: %s: %s got something else than was put in" % (kind, name))
+    median = {name: [statistics.median(v) for v in zip(*t)] for name, t in times.items()}
+    (q, qc, qm), (p, pc, pm) = median["quoin"], median["qemu-img"]
+    print("%-12s %6.2f s %6.2f s CPU %4.0f MiB   %6.2f s %6.2f s CPU %4.0f MiB   [%.1fx]"
+          % (kind, q, qc, qm, p, pc, pm, p / q), flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--size", type=int, default=1024, help="of the disk, in MiB")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--folder", help="where the images go; the default is the temporary folder")
+    args = p.parse_args()
+    quoin = TOP / "build" / "quoin"
+    if not quoin.exists() or not peers.QEMU_IMG:
+        sys.exit("bench: no build/quoin, or no qemu-img: nothing to compare")
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+    print("bench:", peers.describe())
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        work = Path(folder)
+        (work / "key").write_text(PASSWORD)
+        make_disk(work / "plain", args.size * MIB)
+        print("rescue of %d MiB   %-28s   qemu-img convert" % (args.size, "quoin"))
+        for kind in KINDS:
+            compare(kind, work, quoin, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
