@@ -5,7 +5,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "aio/sock.h"
@@ -13,6 +12,7 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/ownfile.h"
 #include "daemon/systemd.h"
 #include "qmp/server.h"
 #include "schema/types.h"
@@ -28,9 +28,7 @@ struct chardev {
 	int listeners[ADDRESSES_MAX];
 	int n_listeners;
 	int in, out;		/* -1: none yet */
-	char *path;		/* of a socket file that we made, else NULL */
-	dev_t dev;
-	ino_t ino;
+	struct ownfile file;	/* of the socket, where it has one */
 };
 
 static struct list chardevs = LIST_INIT(chardevs);
@@ -59,18 +57,6 @@ close_fd(int *fd)
 }
 
 static void
-remove_socket_file(struct chardev *c)
-{
-	struct stat st;
-
-	if (!c->path)
-		return;
-	if (!lstat(c->path, &st) && st.st_dev == c->dev && st.st_ino == c->ino)
-		unlink(c->path);
-	free(c->path);
-}
-
-static void
 chardev_free(struct chardev *c)
 {
 	list_remove(&c->link);
@@ -79,7 +65,7 @@ chardev_free(struct chardev *c)
 	if (c->out != c->in)
 		close_fd(&c->out);
 	close_fd(&c->in);
-	remove_socket_file(c);
+	ownfile_remove(&c->file);
 	free(c->id);
 	free(c);
 }
@@ -100,8 +86,8 @@ listen_unix(struct chardev *c, const char *path, bool abstract, unsigned mode,
 	    struct error **errp)
 {
 	CLEANUP(cleanup_free) char *name = NULL;
-	struct stat st;
 	size_t n = strlen(path);
+	int r;
 
 	name = malloc(n + 2);
 	if (!name)
@@ -111,12 +97,8 @@ listen_unix(struct chardev *c, const char *path, bool abstract, unsigned mode,
 	if (sock_listen_unix(abstract ? name : name + 1, mode, BACKLOG, c->listeners, errp) < 0)
 		return -1;
 	c->n_listeners = 1;
-	if (abstract || lstat(path, &st))
-		return 0;
-	c->path = strdup(path);
-	c->dev = st.st_dev;
-	c->ino = st.st_ino;
-	return 0;
+	r = abstract ? 0 : ownfile_note(&c->file, path);
+	return r < 0 ? error_set_errno(errp, r, "Cannot find socket %s again", path) : 0;
 }
 
 static int

@@ -11,6 +11,7 @@
 #include "aio/sock.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/ownfile.h"
 #include "schema/types.h"
 
 enum {
@@ -19,9 +20,10 @@ enum {
 };
 
 static int
-listen_unix(const struct UnixSocketAddress *a, char **ret_path, int *ret_fd, struct error **errp)
+listen_unix(const struct UnixSocketAddress *a, struct ownfile *ret_file, int *ret_fd, struct error **errp)
 {
 	CLEANUP(cleanup_free) char *path = NULL;
+	int r;
 
 	if (asprintf(&path, "%s%s", a->abstract ? "@" : "", a->path) < 0) {
 		path = NULL;
@@ -29,8 +31,12 @@ listen_unix(const struct UnixSocketAddress *a, char **ret_path, int *ret_fd, str
 	}
 	if (sock_listen_unix(path, SOCKET_MODE, BACKLOG, ret_fd, errp) < 0)
 		return -1;
-	if (!a->abstract)
-		*ret_path = STEAL(path);
+	r = a->abstract ? 0 : ownfile_note(ret_file, path);
+	if (r < 0) {
+		close(*ret_fd);
+		*ret_fd = -1;
+		return error_set_errno(errp, r, "Cannot find socket %s again", path);
+	}
 	return 1;
 }
 
@@ -111,12 +117,12 @@ listen_inet(const struct InetSocketAddress *a, int *ret_fds, struct error **errp
 }
 
 int
-nbd_listen_at(const struct SocketAddress *addr, char **ret_path, int *ret_fds,
+nbd_listen_at(const struct SocketAddress *addr, struct ownfile *ret_file, int *ret_fds,
 	      struct error **errp)
 {
 	switch (addr->type) {
 	case SOCKET_ADDRESS_TYPE_UNIX:
-		return listen_unix(&addr->u.q_unix, ret_path, ret_fds, errp);
+		return listen_unix(&addr->u.q_unix, ret_file, ret_fds, errp);
 	case SOCKET_ADDRESS_TYPE_INET:
 		return listen_inet(&addr->u.inet, ret_fds, errp);
 	case SOCKET_ADDRESS_TYPE_FD:

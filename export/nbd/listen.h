@@ -5,13 +5,14 @@
 
 struct SocketAddress;
 struct error;
+struct ownfile;
 
 enum { NBD_LISTEN_MAX = 16 };	/* addresses that one host name may have */
 
-/* Listen at addr.  Returns the count of fds, or -1 with *errp.  *ret_path is the
- * socket file that was made, for the caller to free and in the end to unlink;
- * it is left alone if there is none.  Coroutine, loop 0; may look up names. */
-int nbd_listen_at(const struct SocketAddress *addr, char **ret_path, int *ret_fds,
+/* Listen at addr.  Returns the count of fds, or -1 with *errp.  *ret_file is the
+ * socket file that was made, for the caller to remove; left alone if there is
+ * none.  Coroutine, loop 0; may look up names. */
+int nbd_listen_at(const struct SocketAddress *addr, struct ownfile *ret_file, int *ret_fds,
 		  struct error **errp);
 
 #endif

@@ -66,7 +66,6 @@ free_if_done(struct nbd_server *s)
 	if (!s->stopped || !list_empty(&s->conns) || !list_empty(&s->listeners) ||
 	    !co_queue_empty(&s->quiet))
 		return;
-	free(s->path);
 	free(s);
 }
 
@@ -211,9 +210,8 @@ nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 	s = server_new(opts);
 	if (!s)
 		return error_set(errp, "Out of memory");
-	n = nbd_listen_at(opts->addr, &s->path, fds, errp);
+	n = nbd_listen_at(opts->addr, &s->file, fds, errp);
 	if (n < 0) {
-		free(s->path);
 		free(s);
 		return -1;
 	}
@@ -223,8 +221,7 @@ nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 	else if (the_server)	/* somebody was faster while names were looked up */
 		r = error_set(errp, "NBD server already running");
 	if (r < 0) {
-		if (s->path)
-			unlink(s->path);
+		ownfile_remove(&s->file);
 		s->stopped = true;
 		cancel_listeners(s);
 		free_if_done(s);
@@ -245,8 +242,7 @@ nbd_server_stop(struct error **errp)
 	if (!s)
 		return error_set(errp, "NBD server not running");
 	the_server = NULL;
-	if (s->path)
-		unlink(s->path);
+	ownfile_remove(&s->file);
 	cancel_listeners(s);
 	/* Also those that have not chosen an export yet. */
 	LIST_FOREACH(c, &s->conns, link)

@@ -16,6 +16,7 @@
 
 #include "aio/colock.h"
 #include "base/list.h"
+#include "base/ownfile.h"
 
 struct NbdServerOptions;
 struct error;
@@ -29,7 +30,7 @@ struct nbd_server {
 	int64_t handshake_ns;		/* INT64_MAX: for ever */
 	struct co_queue room;		/* listeners wait for a connection to end */
 	struct co_queue quiet;		/* stop waits for all to end */
-	char *path;			/* of a socket file that is ours; NULL */
+	struct ownfile file;		/* of the socket, where it has one */
 	unsigned next_loop;		/* for the next connection */
 	bool stopped;			/* vanishes with the last connection */
 };

@@ -190,6 +190,28 @@ def test_daemonize(run, tmp):
     assert not pid.exists() and not path.exists()
 
 
+def test_relative_paths_are_removed_from_where_they_were(run, tmp):
+    """--daemonize changes the folder; the files lie where they were made."""
+    run(quoin.QUOIND, '--qmp', 'q.sock', '--pidfile', 'pid', '--daemonize',
+        '--nbd-server', 'addr.type=unix,addr.path=nbd.sock', cwd=tmp, check=True)
+    daemon = os.pidfd_open(int((tmp / 'pid').read_text()))
+    client = quoin.Qmp(tmp / 'q.sock')
+    assert (tmp / 'nbd.sock').exists()
+    client.cmd('quit')
+    quoin.select.select([daemon], [], [], quoin.LIMIT)
+    os.close(daemon)
+    assert [p.name for p in tmp.iterdir() if not p.name.startswith('sanitizer')] == []
+
+
+def test_a_socket_that_is_not_ours_any_more_stays(start, tmp):
+    path = tmp / 'q.sock'
+    d = start('--qmp', path)
+    path.unlink()
+    path.write_text('another file')
+    d.stop()
+    assert path.read_text() == 'another file'
+
+
 def test_daemonize_tells_a_failure(run, tmp):
     fails(run, tmp, '--daemonize', '--blockdev', 'driver=file',
           text="--blockdev driver=file: Parameter 'filename' is missing")
