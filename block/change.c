@@ -334,19 +334,6 @@ change_point_root(struct change *c, struct root *r, struct node *n, struct error
 		     errp);
 }
 
-static bool
-reaches(const struct node *from, const struct node *to)
-{
-	struct edge *e;
-
-	if (from == to)
-		return true;
-	LIST_FOREACH(e, &from->edges, in_parent)
-		if (e->child && reaches(e->child, to))
-			return true;
-	return false;
-}
-
 int
 change_move_users(struct change *c, struct node *from, struct node *to,
 		  struct error **errp)
@@ -367,7 +354,7 @@ change_move_users(struct change *c, struct node *from, struct node *to,
 		e = CONTAINER_OF(u, struct edge, use);
 		if (u->is_root)
 			r = change_point_root(c, root_of_use(u), to, errp);
-		else if (!reaches(to, e->parent))
+		else if (!graph_reaches(to, e->parent))
 			r = change_point_edge(c, e, to, errp);
 	}
 	list_splice(&from->users, &users);

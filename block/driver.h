@@ -55,6 +55,8 @@ enum driver_cap {
 	DRIVER_ZERO_UNMAP    = 1 << 5,	/* zero takes IO_MAY_UNMAP */
 	DRIVER_ZERO_FAST     = 1 << 6,	/* zero takes IO_FAST */
 	DRIVER_COMPRESSED    = 1 << 7,	/* write takes IO_COMPRESSED */
+	DRIVER_MERGES	     = 1 << 8,	/* a filter that writes to a layer below what it
+					 * filters, and so that no layer between can tell */
 };
 
 struct driver {

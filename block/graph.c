@@ -174,6 +174,19 @@ edge_find(const struct node *n, const char *name)
 	return NULL;
 }
 
+bool
+graph_reaches(const struct node *from, const struct node *to)
+{
+	struct edge *e;
+
+	if (from == to)
+		return true;
+	LIST_FOREACH(e, &from->edges, in_parent)
+		if (e->child && graph_reaches(e->child, to))
+			return true;
+	return false;
+}
+
 /* ---- finding and looking ---- */
 
 struct node *

@@ -33,6 +33,9 @@ void graph_edge_free(struct edge *e);
 /* Point e at child (NULL: at nothing); references are the caller's affair. */
 void graph_edge_point(struct edge *e, struct node *child);
 
+/* Is there a way down from one to the other, or are they one? */
+bool graph_reaches(const struct node *from, const struct node *to);
+
 /* Number of a walk: nodes whose mark equals it were visited. */
 unsigned graph_mark(void);
 

@@ -129,6 +129,21 @@ conflict(const struct node *n, struct use *a, struct use *b, struct error **errp
 			 a_user ? a_user : "a user", n->name, a->name);
 }
 
+/* Is b a filter's edge that writes below a's parent, which stands below the filter
+ * itself and sees nothing of it? */
+static bool
+merges_below(struct use *b, struct use *a)
+{
+	const struct node *filter, *layer;
+
+	if (a->is_root || b->is_root)
+		return false;
+	filter = CONTAINER_OF(b, struct edge, use)->parent;
+	layer = CONTAINER_OF(a, struct edge, use)->parent;
+	return filter->driver->caps & DRIVER_MERGES && filter != layer &&
+	       graph_reaches(filter, layer);
+}
+
 static int
 check_users(struct node *n, struct error **errp)
 {
@@ -136,7 +151,7 @@ check_users(struct node *n, struct error **errp)
 
 	LIST_FOREACH(a, &n->users, link)
 		LIST_FOREACH(b, &n->users, link)
-			if (a != b && (b->perm & ~a->shared))
+			if (a != b && (b->perm & ~a->shared) && !merges_below(b, a))
 				return conflict(n, a, b, errp);
 	return 0;
 }

@@ -186,14 +186,16 @@ commit_top_child_perm(struct node *n, struct edge *e, unsigned role, perm_set pe
 			*ret_perm |= PERM_RESIZE;
 		*ret_shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
 	} else if (s->dirty) {
+		/* A write past the filter would never get to base. */
 		*ret_perm = perm & ~(perm_set)PERM_CONSISTENT_READ;
-		*ret_shared = shared | PERM_WRITE;
+		*ret_shared = shared & ~(perm_set)(PERM_WRITE | PERM_RESIZE);
 	}
 }
 
 static const struct driver commit_top_driver = {
 	.name = "commit_top",
-	.caps = DRIVER_FILTER | DRIVER_FUA | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST,
+	.caps = DRIVER_FILTER | DRIVER_FUA | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST |
+		DRIVER_MERGES,
 	.state_size = sizeof(struct commit_top),
 	.close = commit_top_close,
 	.read = commit_top_read,

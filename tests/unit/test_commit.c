@@ -346,6 +346,23 @@ CHAIN_CASE(the_active_layer_goes_down_and_the_guest_with_it)
 	check_guest(c);
 }
 
+CHAIN_CASE(nobody_may_write_to_the_active_layer_past_the_job)
+{
+	struct block_commit_args a = commit(NULL, "base");
+	struct root *r = NULL;
+
+	root_free(c->guest);
+	c->guest = must_root(c->node[3], PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", JOB_STATUS_READY);
+	assert_int_equal(root_new(c->node[3], "root", PERM_WRITE, PERM_ALL, NULL, NULL, &r,
+				  NULL), -1);
+	assert_int_equal(root_new(c->node[0], "root", PERM_WRITE, PERM_ALL, NULL, NULL, &r,
+				  NULL), -1);
+	complete();
+	check_guest(c);
+}
+
 CHAIN_CASE(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer)
 {
 	struct block_commit_args a = commit(NULL, "base");
@@ -559,6 +576,7 @@ main(void)
 		CO_TEST(read_errors_are_tried_again_if_told_so),
 		CO_TEST(nobody_else_may_write_to_the_base),
 		CO_TEST(the_active_layer_goes_down_and_the_guest_with_it),
+		CO_TEST(nobody_may_write_to_the_active_layer_past_the_job),
 		CO_TEST(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer),
 		CO_TEST(guests_on_several_loops_lose_nothing),
 		CO_TEST(a_base_that_fails_while_ready_is_caught_up_with),
