@@ -138,3 +138,41 @@ def test_copy_before_write_as_a_node(start, tmp, disk):
             error, _, data = old.simple(1 << 20)
             assert not error and data == before[off:off + (1 << 20)]
     d.stop()
+
+
+@pytest.mark.io
+def test_an_active_commit_takes_along_what_a_client_writes(start, tmp, disk):
+    """Before, while and after the job is ready, and after the switch."""
+    images.img('create', '-q', '-f', 'qcow2', '-b', disk, '-F', 'raw', tmp / 'top.qcow2')
+    d = start('--blockdev', f'qcow2,node-name=top,file.driver=file,file.filename={tmp}/top.qcow2',
+              '--nbd-server', f'addr.type=unix,addr.path={tmp}/nbd',
+              '--export', 'nbd,id=e,node-name=top,name=top,writable=on')
+    model = bytearray(disk.read_bytes())
+    with nbdraw.connect(tmp / 'nbd', 'top') as c:
+        def write(generation):
+            for off in range(generation * 1000, SIZE - 9000, 300000):
+                data = bytes([generation]) * 9000
+                c.request(nbdraw.WRITE, off, 9000, data=data)
+                assert not c.simple()[0]
+                model[off:off + 9000] = data
+
+        def same():
+            c.request(nbdraw.READ, 0, SIZE)
+            error, _, data = c.simple(SIZE)
+            assert not error and data == bytes(model)
+
+        write(1)
+        d.cmd('block-commit', device='top', job_id='j', speed=SLOW)
+        write(2)
+        same()
+        d.cmd('block-job-set-speed', device='j', speed=0)
+        d.wait_event('BLOCK_JOB_READY', device='j', type='commit')
+        write(3)
+        same()
+        d.cmd('job-complete', id='j')
+        write(4)
+        wait_for(d.qmp, 'null')
+        write(5)
+        same()
+    d.stop()
+    assert disk.read_bytes() == bytes(model)
