@@ -23,7 +23,8 @@ import xml.etree.ElementTree as ET
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(TOP, 'build', 'test')
-DEADLINE = time.monotonic() + float(os.environ.get('QUOIN_TEST_TIME', '840'))
+# An idle machine of two cores needs a quarter of it; a busy one is no failure.
+DEADLINE = time.monotonic() + float(os.environ.get('QUOIN_TEST_TIME', '3400'))
 
 # What the sanitizers cost: time limits are multiplied by it.
 BUILDS = collections.OrderedDict(
@@ -161,7 +162,7 @@ def run_suite(name):
     say('-- %s: running' % name)
     with open(os.path.join(LOGS, name + '.log'), 'wb') as log:
         do = run_unit if kind == 'unit' else run_pytest
-        count = do(build, what, seconds * 2, log, name)
+        count = do(build, what, seconds * 4, log, name)
     with say_lock:
         print('-- %s: %d passed, %d failed, %d skipped, %d s' % (
             name, *count[:3], time.monotonic() - began))
