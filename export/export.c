@@ -19,7 +19,8 @@
 #include "schema/types.h"
 
 /* How long deleting waits for requests that do not end. */
-enum { GONE_LIMIT_SECONDS = 5 };
+enum { GONE_LIMIT_SECONDS = 3 };
+enum { BURY_RETRY_NS = 100 * 1000 * 1000 };
 
 static const struct export_kind *const kinds[] = { &nbd_export_kind };
 
@@ -111,6 +112,15 @@ bury(void *arg)
 	co_queue_wake_all(&gone);
 }
 
+static void
+start_bury(struct timer *t)
+{
+	struct export *e = CONTAINER_OF(t, struct export, again);
+
+	if (co_spawn(loop_main(), bury, e) < 0)
+		timer_set(t, clock_ns() + BURY_RETRY_NS);
+}
+
 void
 export_ref(struct export *e)
 {
@@ -124,9 +134,8 @@ export_unref(struct export *e)
 	if (--e->refs)
 		return;
 	assert(e->state == EXPORT_SHUTTING_DOWN);
-	/* Without memory for a coroutine it stays, shutting down, as a leak that
-	 * query-block-exports shows. */
-	(void)co_spawn(loop_main(), bury, e);
+	e->again.fn = start_bury;
+	start_bury(&e->again);
 }
 
 static void

@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "aio/timer.h"
 #include "base/list.h"
 
 struct BlockExportInfoList;
@@ -53,6 +54,7 @@ struct export {
 	struct root *root;
 	struct loop *loop;	/* the one asked for, or NULL */
 	bool writable, writethrough;
+	struct timer again;	/* where there was no memory for its end */
 };
 
 /* What the daemon adds. */

@@ -18,7 +18,7 @@
 enum {
 	MAX_CONNECTIONS = 100,
 	HANDSHAKE_SECONDS = 10,
-	STOP_SECONDS = 5,
+	STOP_SECONDS = 3,
 };
 
 struct listener {
