@@ -264,6 +264,18 @@ static const struct change_ops point_ops = {
 	.done = point_done,
 };
 
+/* What was written on the old way may not be stored yet, and a flush on the new
+ * way must not think that there is nothing to do. */
+static void
+expect_flush(const struct point_step *p)
+{
+	if (!p->old || !p->new)
+		return;
+	atomic_store(&p->new->dirty, true);
+	if (p->edge)
+		atomic_store(&p->edge->parent->dirty, true);
+}
+
 static int
 point(struct change *c, struct point_step p, struct error **errp)
 {
@@ -281,6 +293,7 @@ point(struct change *c, struct point_step p, struct error **errp)
 	if (s->new)
 		node_ref(s->new);
 	point_to(s, s->new);
+	expect_flush(s);
 	if (s->drops)
 		shortcut(s->edge, false);
 	change_add(c, &s->step);

@@ -8,6 +8,7 @@
 #include "block/change.h"
 #include "block/driver.h"
 #include "block/graph.h"
+#include "block/io.h"
 #include "block/node.h"
 #include "block/root.h"
 
@@ -46,6 +47,17 @@ drop_edges(struct node *n)
 	}
 }
 
+/* What a client wrote and never flushed is stored, as far as that is possible: a
+ * format writes back what it holds, and the last user's file is flushed. */
+static int
+store(struct node *n)
+{
+	int err = node_is_protocol(n) && !n->read_only ? node_flush(n) : 0;
+	int r = n->driver->close ? n->driver->close(n) : 0;
+
+	return err ? err : r;
+}
+
 static void
 node_close(struct node *n)
 {
@@ -55,7 +67,7 @@ node_close(struct node *n)
 	while (n->pins)
 		co_queue_wait(&n->unpinned, NULL);
 	if (n->opened) {
-		err = n->driver->close ? n->driver->close(n) : 0;
+		err = store(n);
 		if (err && node_close_failed)
 			node_close_failed(n->name, err);
 	}

@@ -198,6 +198,49 @@ filters_go_in_and_out_co(void *arg)
 	memdisk_free(m);
 }
 
+/* Written before a filter came, flushed behind it. */
+static void
+a_flush_reaches_what_was_written_below_a_new_filter_co(void *arg)
+{
+	struct memdisk *m = memdisk_new(MIB);
+	struct node *disk = must_mem(m, "disk"), *f = NULL;
+	struct root *r = must_root(disk, PERM_WRITE, PERM_ALL);
+	char byte = 'x';
+	struct iov v = IOV_BUF(&byte, 1);
+
+	(void)arg;
+	assert_int_equal(io_write(r, 0, &v, 0), 0);
+	MUST(passfilter_open(disk, "f", &f, &err));
+	MUST(node_insert_above(disk, f, &err));
+	assert_int_equal(io_flush(r), 0);
+	assert_int_equal(m->calls[MEMDISK_FLUSH], 1);
+	assert_int_equal(io_write(r, 0, &v, 0), 0);
+	MUST(node_remove_filter(f, &err));
+	assert_int_equal(io_flush(r), 0);
+	assert_int_equal(m->calls[MEMDISK_FLUSH], 2);
+	root_free(r);
+	node_unref(f);
+	node_unref(disk);
+	memdisk_free(m);
+}
+
+static void
+closing_stores_what_nobody_flushed_co(void *arg)
+{
+	struct memdisk *m = memdisk_new(MIB);
+	struct node *disk = must_mem(m, "disk");
+	char byte = 'x';
+
+	(void)arg;
+	assert_int_equal(node_pwrite(disk, 0, &byte, 1), 0);
+	node_unref(disk);
+	assert_int_equal(m->calls[MEMDISK_FLUSH], 1);
+	MUST(memdisk_open(m, "disk", false, &disk, &err));
+	node_unref(disk);
+	assert_int_equal(m->calls[MEMDISK_FLUSH], 1);
+	memdisk_free(m);
+}
+
 static void
 a_failed_change_leaves_no_trace_co(void *arg)
 {
@@ -563,6 +606,8 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	X(read_only_nodes_take_no_writers)                                     \
 	X(backing_files_are_only_read)                                         \
 	X(filters_go_in_and_out)                                               \
+	X(a_flush_reaches_what_was_written_below_a_new_filter)                 \
+	X(closing_stores_what_nobody_flushed)                                  \
 	X(a_failed_change_leaves_no_trace)                                     \
 	X(replacing_moves_users_but_closes_no_cycle)                           \
 	X(roots_wait_while_stopped)                                            \

@@ -383,9 +383,9 @@ encrypted(void *arg)
 			       "for try in 1 2 3 4 5 6; do qemu-img create -f qcow2 --object "
 			       "secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s,"
 			       "encrypt.iter-time=500 l.qcow2 4M && break; done && qemu-img create -u -f qcow2 -b e.qcow2 -F qcow2 p.qcow2 4M"), 0);
-	must_refuse("e.qcow2", false, "'e.qcow2' is encrypted (qcow2 AES-CBC)");
+	must_refuse("e.qcow2", false, "e.qcow2' is encrypted (qcow2 AES-CBC)");
 	must_refuse("e.qcow2", true, "quoin rescue");
-	must_refuse("l.qcow2", true, "'l.qcow2' is encrypted (qcow2 LUKS)");
+	must_refuse("l.qcow2", true, "l.qcow2' is encrypted (qcow2 LUKS)");
 	must_refuse("p.qcow2", true, "e.qcow2' (backing file of ");
 }
 
@@ -422,7 +422,7 @@ version_1(void *arg)
 	for (int i = 0; i < 2; i++) {
 		open_image(&o);
 		assert_null(o.node);
-		assert_non_null(strstr(o.error, "'v1.qcow' is encrypted (qcow AES-CBC)"));
+		assert_non_null(strstr(o.error, "v1.qcow' is encrypted (qcow AES-CBC)"));
 		free(o.error);
 		o.read_only = false;
 	}
