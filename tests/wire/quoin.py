@@ -79,6 +79,7 @@ class Qmp:
         self.events = []
         self.next_id = 0
         self.may_greet_twice = may_greet_twice
+        self.stale = set()      # ids of requests whose replies nobody wants any more
         self.schema = None      # an introspect.Schema: what arrives is checked
         self.greeting = self.recv()
         assert 'QMP' in self.greeting, self.greeting
@@ -132,19 +133,20 @@ class Qmp:
         if args:
             request['arguments'] = args
         self.send_raw(json.dumps(request).encode() + b'\n')
-        anew = False
         while True:
             msg = self.recv(limit)
             if 'event' in msg:
                 self.events.append(msg)
                 continue
             if self.may_greet_twice and 'QMP' in msg:
-                # QEMU does to a client that came early, and forgets it negotiated.
-                anew = name != 'qmp_capabilities'
-                continue
-            if anew:
-                self.cmd('qmp_capabilities')
+                # QEMU does to a client that came early, forgets that it negotiated,
+                # and may or may not answer what it was asked before.
+                self.stale.add(self.next_id)
+                if name != 'qmp_capabilities':
+                    self.cmd('qmp_capabilities')
                 return self.ask(name, arguments, limit, **more)
+            if msg.get('id') in self.stale:
+                continue
             assert msg.get('id') == self.next_id, msg
             if self.schema and 'return' in msg:
                 bad = self.schema.reply(name, msg['return'])
