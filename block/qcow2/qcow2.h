@@ -39,6 +39,8 @@
  * So a crash leaks at most: clusters counted and not mapped (an allocating
  * write that did not reach its checkpoint, a free that did not either).
  *
+ * invariants.c asserts this and more of the state in memory.
+ *
  * What fails    A write of tables that fails leaves them dirty; a later
  * checkpoint tries again.  A barrier that fails is final (qcow2->failed): the
  * kernel may have dropped what it could not write, so nothing can be known to

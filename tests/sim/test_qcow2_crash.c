@@ -19,6 +19,7 @@
 #include "block/qcow2/check.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/format.h"
+#include "block/qcow2/invariants.h"
 #include "block/qcow2/qcow2.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
@@ -265,8 +266,10 @@ worker(void *arg)
 	struct worker *k = arg;
 	struct rng r = { k->w->s->seed * 100 + k->number };
 
-	for (unsigned i = 0; i < k->w->s->ops; i++)
+	for (unsigned i = 0; i < k->w->s->ops; i++) {
 		one_op(k, &r);
+		qcow2_invariants(k->w->image->state);
+	}
 }
 
 /* What each sector may hold after a cut at this moment: bits of values. */

@@ -48,6 +48,12 @@ fault(struct mem *m, bool is_flush)
 	return r;
 }
 
+static uint64_t
+max_size(const struct mem *m)
+{
+	return m->faults.max ? m->faults.max : MEM_MAX;
+}
+
 /* With the lock held. */
 static void
 grow(struct mem *m, uint64_t size)
@@ -89,7 +95,7 @@ mem_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 	(void)flags;
 	if (r < 0)
 		return r;
-	if (off + src->len > MEM_MAX)
+	if (off + src->len > max_size(m))
 		return -ENOSPC;
 	pthread_mutex_lock(&m->lock);
 	grow(m, off + src->len);
@@ -124,7 +130,7 @@ mem_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 
 	(void)exact;
 	(void)prealloc;
-	if (!r && size > MEM_MAX)
+	if (!r && size > max_size(m))
 		r = -ENOSPC;
 	if (r < 0)
 		return error_set_errno(errp, r, "Could not resize"), -1;

@@ -12,6 +12,7 @@
 #include "base/iov.h"
 #include "block/driver.h"
 #include "block/qcow2/format.h"
+#include "block/qcow2/invariants.h"
 #include "block/qcow2/qcow2.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
@@ -106,8 +107,11 @@ worker(void *arg)
 	struct rng r = { k->w->s->seed * 1000 + k->number };
 	uint8_t *buf = malloc(k->w->unit);
 
-	for (unsigned i = 0; i < k->w->s->requests; i++)
+	for (unsigned i = 0; i < k->w->s->requests; i++) {
 		one_request(k, &r, buf);
+		if (i % 32 == 0)
+			qcow2_invariants(k->w->image->state);
+	}
 	free(buf);
 }
 
