@@ -176,3 +176,38 @@ def test_an_active_commit_takes_along_what_a_client_writes(start, tmp, disk):
         same()
     d.stop()
     assert disk.read_bytes() == bytes(model)
+
+
+@pytest.mark.io
+@pytest.mark.parametrize('until', [0, 1 << 20, 5 << 20, 'pending'], ids=str)
+def test_a_commit_that_is_killed_loses_nothing(start, tmp, until):
+    """Whatever the moment, the chain shows what it showed, and can be committed."""
+    base, mid, top = (tmp / n for n in ('base.qcow2', 'mid.qcow2', 'top.qcow2'))
+    images.img('create', '-q', '-f', 'qcow2', base, SIZE)
+    images.img('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', mid)
+    images.img('create', '-q', '-f', 'qcow2', '-b', mid, '-F', 'qcow2', top)
+    for n, (path, off, size) in enumerate(((base, 0, '5M'), (mid, '1M', '6M'), (top, '3M', '1M'))):
+        images.tool(images.peers.QEMU_IO, '-f', 'qcow2', '-c',
+                    'write -P %d %s %s' % (n + 1, off, size), path)
+    images.img('convert', '-f', 'qcow2', '-O', 'raw', top, tmp / 'before.raw')
+
+    def run_it(speed):
+        d = start('--blockdev', f'qcow2,node-name=top,file.driver=file,file.filename={top}')
+        d.cmd('block-commit', device='top', top=str(mid), job_id='j', speed=speed)
+        return d
+
+    d = run_it(0 if until == 'pending' else 1 << 20)
+    if until == 'pending':
+        wait_for(d.qmp, until)
+    while until != 'pending' and until > sum(j['offset'] for j in d.cmd('query-block-jobs')):
+        pass
+    d.kill()
+    for attempt in range(2):
+        images.img('compare', '-f', 'raw', '-F', 'qcow2', tmp / 'before.raw', top)
+        for path in (base, mid, top):
+            assert 'ERROR' not in images.img('check', path, check=False)
+        if attempt == 0 and images.img('info', top).count('mid.qcow2'):
+            d = run_it(0)
+            wait_for(d.qmp, 'null')
+            d.stop()
+    assert 'base.qcow2' in images.img('info', top)
