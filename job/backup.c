@@ -127,6 +127,7 @@ copy_all(struct backup *s)
 		.user = s,
 		.next = next_piece,
 		.move = move_piece,
+		.target = s->target,
 		.granule = cbw_cluster(s->filter),
 		.chunk = s->chunk,
 		.workers = s->workers,

@@ -143,6 +143,7 @@ copy_all(struct commit *s)
 		.user = s,
 		.next = s->active ? dirty_next : walk_next,
 		.move = s->active ? dirty_move : walk_move,
+		.target = s->base,
 		.granule = COMMIT_TOP_GRANULE,
 		.on_source_error = s->on_error,
 		.on_target_error = s->on_error,

@@ -18,6 +18,7 @@
 #include "aio/timer.h"
 #include "base/bytes.h"
 #include "base/iov.h"
+#include "block/io.h"
 #include "block/root.h"
 #include "job/job.h"
 
@@ -32,6 +33,7 @@ struct copy {
 	bool exhausted;
 	struct copy_piece again[COPY_WORKERS_MAX];
 	unsigned again_count;
+	_Atomic uint64_t unflushed;	/* bytes of data since the target was flushed */
 	int err;			/* the first of this round */
 	enum IoOperationType op;
 };
@@ -152,6 +154,17 @@ wait_for_turn(struct copy *c, const struct copy_piece *p)
 	return true;
 }
 
+/* A failure is final, so the flush at the end reports it. */
+static void
+flush_now_and_then(struct copy *c, uint64_t len)
+{
+	if (!c->o.target ||
+	    atomic_fetch_add(&c->unflushed, len) + len < COPY_FLUSH_EVERY)
+		return;
+	atomic_store(&c->unflushed, 0);
+	(void)node_flush(c->o.target);
+}
+
 static int
 move_piece(struct copy *c, const struct copy_piece *p, void **buf,
 	   enum IoOperationType *op)
@@ -167,6 +180,8 @@ move_piece(struct copy *c, const struct copy_piece *p, void **buf,
 	if (err)
 		return err;
 	err = c->o.move(c->o.user, p, *buf, op);
+	if (!err && !p->zero)
+		flush_now_and_then(c, p->len);
 	root_leave(c->o.root);
 	return err;
 }

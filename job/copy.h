@@ -20,6 +20,7 @@
 
 struct copy;
 struct job;
+struct node;
 struct root;
 
 enum {
@@ -27,6 +28,7 @@ enum {
 	COPY_ZERO_CHUNK	 = 1 << 28,	/* of a piece of zeroes */
 	COPY_WORKERS	 = 8,
 	COPY_WORKERS_MAX = 64,
+	COPY_FLUSH_EVERY = 64 << 20,	/* bytes of data */
 };
 
 struct copy_piece {
@@ -46,6 +48,10 @@ struct copy_options {
 	 * *ret_op the side that failed. */
 	int (*move)(void *user, const struct copy_piece *p, void *buf,
 		    enum IoOperationType *ret_op);
+	/* What is written to.  It is flushed now and then, so that the disk is busy
+	 * while the rest is copied and the flush at the end, which the caller makes and
+	 * which is the one that counts, is short. */
+	struct node *target;
 	uint64_t granule;	/* pieces are no smaller than this; a power of two */
 	uint64_t chunk;		/* 0: COPY_CHUNK */
 	unsigned workers;	/* 0: COPY_WORKERS */
