@@ -17,7 +17,7 @@ struct commit_plan {
 };
 
 /* Loop 0.  Borrowed nodes.  0 or -1 with *errp. */
-int commit_plan_make(const struct block_commit_args *args, struct commit_plan *ret_plan,
+int commit_plan_make(const struct block_commit_args *a, struct commit_plan *p,
 		     struct error **errp);
 
 #endif
