@@ -76,6 +76,7 @@ def events_until(pair, status, offsets=True):
         last = side.daemon.wait_event('JOB_STATUS_CHANGE', id='j', status=status)
         last.pop('timestamp')
         seen = side.events() + [last]
+        seen = [e for e in seen if e['data'].get('id', e['data'].get('device')) == 'j']
         for e in seen if not offsets else ():
             e['data'].pop('offset', None)       # how far it came is not the same
         return without_drains(seen)
@@ -369,6 +370,38 @@ def test_backup_of_nothing_but_new_writes(disks):
     disks.ask('block-job-cancel', {'device': 'j'})
     go_on(disks)
     contents(disks, 'target.qcow2')
+
+
+@pytest.mark.io
+def test_fleecing(disks):
+    """sync=none into an overlay of the source: QEMU's image fleecing."""
+    for s in disks.sides:
+        images.img('create', '-q', '-f', 'qcow2', '-b', 'top.qcow2', '-F', 'qcow2',
+                   s.folder / 'fleece.qcow2')
+    disks.ask('blockdev-add', {'driver': 'qcow2', 'node-name': 'fleece', 'backing': 'top',
+                               'file': file('fleece.qcow2')})
+    disks.ask('blockdev-backup', dict(BACKUP, target='fleece', sync='none'))
+    for name in ('fleece', 'top'):
+        disks.ask('blockdev-del', {'node-name': name})
+    disks.ask('job-cancel', {'id': 'j'})
+    go_on(disks)
+    disks.ask('blockdev-del', {'node-name': 'fleece'})
+    contents(disks, 'top.qcow2')
+
+
+def test_two_backups_of_one_disk(disks):
+    for s in disks.sides:
+        layer(s.folder, 'other.qcow2')
+    disks.ask('blockdev-add', {'driver': 'qcow2', 'node-name': 'other',
+                               'file': file('other.qcow2')})
+    disks.ask('blockdev-backup', dict(BACKUP, target='other', speed=SLOW,
+                                      **{'job-id': 'k', 'filter-node-name': 'first'}))
+    disks.ask('blockdev-backup', BACKUP)
+    go_on(disks)
+    disks.ask('block-job-set-speed', {'device': 'k', 'speed': 0})
+    disks.each(lambda s: s.daemon.wait_event('JOB_STATUS_CHANGE', id='k', status='null') and None)
+    disks.ask('blockdev-del', {'node-name': 'other'})
+    contents(disks, 'target.qcow2', 'other.qcow2')
 
 
 def test_speed(disks):

@@ -203,6 +203,30 @@ DISK_CASE(large_clusters_work_too, ODD_SIZE)
 	check_target(d);
 }
 
+DISK_CASE(two_backups_of_one_disk_go_on_at_once, ODD_SIZE)
+{
+	struct BlockdevBackup a = full_backup(), b = full_backup();
+	struct memdisk *second = memdisk_new(ODD_SIZE);
+	struct node *n;
+
+	second->no_log = true;
+	n = must_mem(second, "second");
+	b.job_id = (char *)"c";
+	b.target = (char *)"second";
+	b.has_speed = true;
+	b.speed = 1 << 20;
+	MUST(backup_start(&b, &err));
+	backup_under_fire(d, &a);
+	MUST(job_user_set_speed(job_find("c", NULL), 0, &err));
+	wait_for_job("c", JOB_STATUS_NULL);
+	assert_string_equal(seen.text, "");
+	check_target(d);
+	assert_memory_equal(second->content, d->before, ODD_SIZE);
+	assert_ptr_equal(root_node(d->guest), d->source_node);
+	node_unref(n);
+	memdisk_free(second);
+}
+
 /* sync=none: what was overwritten is at the target, whole clusters of it. */
 DISK_CASE(sync_none_keeps_what_is_overwritten, SIZE)
 {
@@ -481,6 +505,7 @@ main(void)
 		CO_TEST(zeroes_arrive_as_zeroes),
 		CO_TEST(guests_on_several_loops_do_not_disturb_a_backup),
 		CO_TEST(large_clusters_work_too),
+		CO_TEST(two_backups_of_one_disk_go_on_at_once),
 		CO_TEST(sync_none_keeps_what_is_overwritten),
 		CO_TEST(a_cancelled_backup_leaves_the_graph_as_it_was),
 		CO_TEST(a_slow_backup_pauses_at_once_and_goes_on),
