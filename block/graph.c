@@ -2,12 +2,12 @@
 #include "block/graph.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/id.h"
 #include "block/driver.h"
 #include "block/node.h"
 #include "schema/types.h"
@@ -21,18 +21,6 @@ struct busy {
 };
 
 /* ---- names ---- */
-
-/* What QEMU takes for an identifier: a letter, then letters, digits, -._ */
-static bool
-well_formed(const char *id)
-{
-	if (!isalpha((unsigned char)*id))
-		return false;
-	while (*++id)
-		if (!isalnum((unsigned char)*id) && !strchr("-._", *id))
-			return false;
-	return true;
-}
 
 static struct node *
 find_any(const char *name)
@@ -57,7 +45,7 @@ take_name(struct node *n, const char *name, struct error **errp)
 		while (find_any(n->name));
 		return 0;
 	}
-	if (!well_formed(name))
+	if (!id_is_well_formed(name))
 		return error_set(errp, "Invalid node-name: '%s'", name);
 	if (find_any(name))
 		return error_set(errp, "Duplicate nodes with node-name='%s'", name);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/object.h"
 
-#include <ctype.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "aio/loop.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "base/list.h"
 #include "schema/types.h"
 
@@ -30,18 +30,6 @@ find(const char *id)
 		if (!strcmp(t->id, id))
 			return t;
 	return NULL;
-}
-
-/* QEMU's rule for names: a letter, then letters, digits, '-', '.' and '_'. */
-static bool
-id_is_wellformed(const char *id)
-{
-	if (!isalpha((unsigned char)*id))
-		return false;
-	for (; *id; id++)
-		if (!isalnum((unsigned char)*id) && !strchr("-._", *id))
-			return false;
-	return true;
 }
 
 /* All of these tune QEMU's loops.  Ours tune themselves, so a legal value is taken
@@ -100,7 +88,7 @@ object_add(const struct ObjectOptions *opts, struct error **errp)
 				 "Object type 'secret' is not offered: this daemon opens no encrypted"
 				 " image and so takes no key; decrypt the image first with:"
 				 " quoin rescue SOURCE TARGET");
-	if (!id_is_wellformed(opts->id))
+	if (!id_is_well_formed(opts->id))
 		return error_set(errp, "Parameter 'id' expects an identifier");
 	if (find(opts->id))
 		return error_set(errp,

@@ -12,6 +12,7 @@
 #include "aio/timer.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "block/node.h"
 #include "block/perm.h"
 #include "block/root.h"
@@ -45,20 +46,6 @@ void
 export_set_hooks(const struct export_hooks *h)
 {
 	hooks = h;
-}
-
-/* As QEMU has it for all ids: a letter, then letters, digits, and "-._". */
-static bool
-id_is_wellformed(const char *id)
-{
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-
-	if (!*id || !strchr(letters, *id))
-		return false;
-	for (id++; *id; id++)
-		if (!strchr(letters, *id) && !strchr("0123456789-._", *id))
-			return false;
-	return true;
 }
 
 struct export *
@@ -213,7 +200,7 @@ check(const struct BlockExportOptions *opts, const struct export_kind **ret_kind
 	const struct export_kind *kind = find_kind((int)opts->type);
 	struct node *n;
 
-	if (!id_is_wellformed(opts->id))
+	if (!id_is_well_formed(opts->id))
 		return error_set(errp, "Invalid block export id");
 	if (export_find(opts->id))
 		return error_set(errp, "Block export id '%s' is already in use", opts->id);

@@ -4,7 +4,6 @@
 #include "job/job.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include "aio/loop.h"
 #include "aio/timer.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "block/node.h"
 #include "block/root.h"
 #include "job/job_int.h"
@@ -45,17 +45,6 @@ job_move(struct job *j, enum JobStatus to)
 
 /* ---- life ---- */
 
-static bool
-is_well_formed(const char *id)
-{
-	if (!isalpha((unsigned char)*id))
-		return false;
-	while (*++id)
-		if (!isalnum((unsigned char)*id) && !strchr("-._", *id))
-			return false;
-	return true;
-}
-
 static struct job *
 lookup(const char *id)
 {
@@ -70,7 +59,7 @@ lookup(const char *id)
 static int
 check_id(const char *id, struct error **errp)
 {
-	if (!is_well_formed(id))
+	if (!id_is_well_formed(id))
 		return error_set(errp, "Invalid job ID '%s'", id);
 	if (lookup(id))
 		return error_set(errp, "Job ID '%s' already in use", id);
