@@ -86,8 +86,6 @@ struct driver {
 		      struct extent *ret_extent);
 	int (*truncate)(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 			struct error **errp);
-	/* Protocol: the true size now, for files that others grow.  -errno or 0. */
-	int (*get_size)(struct node *n, uint64_t *ret_size);
 
 	/* What this node needs on a child and grants there, given what is asked of
 	 * itself.  NULL: the default for filters and formats by role. */

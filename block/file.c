@@ -401,7 +401,6 @@ file_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 struct measure {
 	int fd;
 	struct stat st;
-	uint64_t size;
 };
 
 static int
@@ -409,20 +408,7 @@ measure_work(void *arg)
 {
 	struct measure *m = arg;
 
-	if (fstat(m->fd, &m->st) < 0)
-		return -errno;
-	return file_probe_size(m->fd, &m->st, &m->size);
-}
-
-static int
-file_get_size(struct node *n, uint64_t *ret_size)
-{
-	struct measure m = { .fd = ((struct file *)n->state)->fd };
-	int err = work_run(measure_work, &m);
-
-	if (!err)
-		*ret_size = m.size;
-	return err;
+	return fstat(m->fd, &m->st) < 0 ? -errno : 0;
 }
 
 static int
@@ -460,7 +446,7 @@ file_info(struct node *n, struct ImageInfo *info, struct error **errp)
 	.close = file_close, .read = file_read, .write = file_write,           \
 	.zero = file_zero, .discard = file_discard, .flush = file_flush,       \
 	.status = file_status, .truncate = file_truncate,                      \
-	.get_size = file_get_size, .allocated_size = file_allocated_size,      \
+	.allocated_size = file_allocated_size,                                 \
 	.perm_prepare = file_perm_prepare, .perm_commit = file_perm_commit,    \
 	.perm_abort = file_perm_abort, .set_read_only = file_set_read_only,    \
 	.info = file_info

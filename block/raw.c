@@ -150,13 +150,6 @@ raw_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	return 0;
 }
 
-static int
-raw_get_size(struct node *n, uint64_t *ret_size)
-{
-	*ret_size = node_size(n);
-	return 0;
-}
-
 /* What the file knows of itself that is not its own kind of thing. */
 static int
 raw_info(struct node *n, struct ImageInfo *info, struct error **errp)
@@ -201,7 +194,6 @@ const struct driver driver_raw = {
 	.discard = raw_discard,
 	.status = raw_status,
 	.truncate = raw_truncate,
-	.get_size = raw_get_size,
 	.child_perm = raw_child_perm,
 	.info = raw_info,
 };

@@ -29,6 +29,7 @@ struct cbw {
 	enum OnCbwError on_error;
 	bool discard_source, compress;
 	_Atomic bool stopped;	/* nothing is copied any more; read by requests */
+	unsigned target_flags;	/* of each write to the target */
 	uint64_t cluster;
 	_Atomic int broken;
 	struct ranges copying;
@@ -66,8 +67,10 @@ write_target(struct node *n, uint64_t off, uint64_t len, bool zero, void *buf)
 	struct iov v = IOV_BUF(buf, len);
 
 	if (zero)
-		return node_zero(s->target->child, off, len, IO_MAY_UNMAP);
-	return node_write(s->target->child, off, &v, s->compress ? IO_COMPRESSED : 0);
+		return node_zero(s->target->child, off, len,
+				 IO_MAY_UNMAP | s->target_flags);
+	return node_write(s->target->child, off, &v,
+			  (s->compress ? IO_COMPRESSED : 0) | s->target_flags);
 }
 
 static int
@@ -285,6 +288,19 @@ make_set(struct node *n, uint64_t cluster, struct error **errp)
 	return 0;
 }
 
+/* Fleecing: the target shows through to the source.  Who reads the target may have
+ * found a cluster missing there and be on his way to the source, so the copy waits
+ * for him before the guest's write may go on. */
+static int
+order_readers(struct cbw *s, struct node *source, struct node *target,
+	      struct error **errp)
+{
+	if (!node_chain_contains(target, source))
+		return 0;
+	s->target_flags = IO_SERIALISING;
+	return node_track(target, errp);
+}
+
 static void
 init_state(struct node *n)
 {
@@ -328,6 +344,8 @@ cbw_open(struct node *n, struct opener *op, struct error **errp)
 			     errp) < 0)
 		return -1;
 	atomic_store(&n->size, node_size(file->child));
+	if (order_readers(s, file->child, s->target->child, errp) < 0)
+		return -1;
 	return make_set(n, cluster, errp);
 }
 
@@ -385,6 +403,7 @@ cbw_new(const struct cbw_options *o, struct node *source, struct node *target,
 	s->target = edge_find(filter, "target");
 	s->stopped = false;
 	if (make_set(filter, cluster, errp) < 0 ||
+	    order_readers(s, source, target, errp) < 0 ||
 	    node_insert_above(source, filter, errp) < 0) {
 		s->stopped = true;
 		node_unref(filter);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The request path over a disk in memory. */
+#include "aio/co.h"
+#include "block/ranges.h"
 #include "tests/unit/block_test.h"
 
 enum { MIB = 1 << 20, KIB = 1 << 10 };
@@ -231,6 +233,69 @@ unaligned_neighbours_lose_nothing_co(void *arg)
 	world_down(&w);
 }
 
+struct turn {
+	struct world *w;
+	uint64_t off;
+	unsigned flags;
+	bool reads, done;
+};
+
+static void
+take_turn(void *arg)
+{
+	struct turn *t = arg;
+	uint8_t buf[512];
+
+	if (t->reads)
+		assert_int_equal(get(t->w, t->off, buf, sizeof(buf)), 0);
+	else
+		assert_int_equal(put(t->w, t->off, 'x', sizeof(buf), t->flags), 0);
+	t->done = true;
+}
+
+/* With the range [4096, 8192) claimed, who gets through, and who waits? */
+static void
+requests_behind_a_claim(struct world *w, bool exclusive, struct turn *turns, size_t count)
+{
+	struct claim claim;
+	struct co_group g;
+
+	ranges_claim(w->n->serial, &claim, 4096, 4096, exclusive);
+	co_group_init(&g);
+	for (size_t i = 0; i < count; i++)
+		assert_int_equal(co_group_start(&g, take_turn, &turns[i]), 0);
+	for (int i = 0; i < 20; i++)
+		co_yield();
+	for (size_t i = 0; i < count; i++)
+		assert_int_equal(turns[i].done, turns[i].off >= 8192);
+	ranges_release(w->n->serial, &claim);
+	co_group_wait(&g);
+}
+
+static void
+tracked_requests_wait_for_each_other_co(void *arg)
+{
+	struct world w;
+	struct turn writers[] = {
+		{ &w, 4096, IO_SERIALISING, false, false },
+		{ &w, 8192, IO_SERIALISING, false, false },
+		{ &w, 9000, 0, true, false },
+	};
+	struct turn all[] = {
+		{ &w, 4096, 0, false, false },
+		{ &w, 7000, 0, true, false },
+		{ &w, 16384, 0, true, false },
+		{ &w, 12288, 0, false, false },
+	};
+
+	(void)arg;
+	world_up(&w, memdisk_new(MIB));
+	MUST(node_track(w.n, &err));
+	requests_behind_a_claim(&w, false, writers, ARRAY_SIZE(writers));
+	requests_behind_a_claim(&w, true, all, ARRAY_SIZE(all));
+	world_down(&w);
+}
+
 static void
 zeroes_are_emulated_co(void *arg)
 {
@@ -430,6 +495,7 @@ a_closed_entrance_says_so_co(void *arg)
 	X(all_limits_show_the_same_disk)                                       \
 	X(drivers_see_only_aligned_requests)                                   \
 	X(unaligned_neighbours_lose_nothing)                                   \
+	X(tracked_requests_wait_for_each_other)                                \
 	X(zeroes_are_emulated)                                                 \
 	X(fua_is_emulated_by_a_flush)                                          \
 	X(fua_is_passed_on_where_known)                                        \
