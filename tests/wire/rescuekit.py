@@ -118,7 +118,7 @@ def image_opts(fmt, path, name='s', prefix=''):
 
 def write(tmp, opts, *commands, password=PASSWORD, more=()):
     """Let qemu-io write into an encrypted image."""
-    argv = [peers.QEMU_IO, *secret(password), *more, '--image-opts', opts]
+    argv = [peers.QEMU_IO, '-t', 'unsafe', *secret(password), *more, '--image-opts', opts]
     for c in commands:
         argv += ['-c', c]
     r = quoin.run(*argv, tmp=tmp, check=True)

@@ -7,7 +7,7 @@ import shutil
 import peers
 import pytest
 import quoin
-from rescuekit import create, qemu_img
+from rescuekit import qemu_img, standard
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -22,7 +22,7 @@ def info(run, path):
     ('qcow', 'qcow AES-CBC'), ('qcow2', 'qcow2 AES-CBC'), ('qcow2-luks', 'qcow2 LUKS'),
     ('luks', 'LUKS')])
 def test_every_encryption_has_its_name_and_its_command(tmp, run, kind, encryption):
-    image = create(tmp, kind, tmp / 'image', '4M')
+    image = standard(tmp, kind)[1]
     got = info(run, image)
     assert got['encrypted'] is True
     assert got['encryption'] == encryption

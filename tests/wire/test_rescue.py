@@ -238,11 +238,11 @@ def test_an_image_without_data_needs_no_key(tmp):
     assert same(content(tmp / 'out'), bytes(4 * MIB))
 
 
-@pytest.mark.parametrize('kind', ['qcow2', 'luks'])
-@pytest.mark.parametrize('have, give, said', [
-    ('short', 'short\n', 'without the newline at its end'),
-    ('short\n', 'short', 'with a newline added'),
-    ('short\n', 'short\n', None)])
+@pytest.mark.parametrize('kind, have, give, said', [
+    ('qcow2', 'short', 'short\n', 'without the newline at its end'),
+    ('qcow2', 'short\n', 'short', 'with a newline added'),
+    ('qcow2', 'short\n', 'short\n', None),
+    ('luks', 'short', 'short\n', 'without the newline at its end')])
 def test_newlines_at_the_end_of_keys(tmp, kind, have, give, said):
     plain = disk(tmp / 'plain', 4)
     (tmp / 'secret').write_text(have)
@@ -337,6 +337,28 @@ def test_the_prompt_names_the_layer_and_asks_again(tmp):
     assert t.end() == 0
     assert PASSWORD not in t.text
     assert same(content(tmp / 'out'), content(plain))
+
+
+def test_each_layer_is_asked_for_unless_a_password_is_known_already(tmp):
+    base = encrypt(tmp, 'qcow2', disk(tmp / 'plain', 4), tmp / 'base', password='first')
+    overlay = ',backing_file=%s,backing_fmt=qcow2'
+    middle = create(tmp, 'qcow2', tmp / 'middle', '4M', 'second', overlay % base)
+    top = create(tmp, 'qcow2', tmp / 'top', '4M', 'first', overlay % middle)
+    more = (*secret('first', 'b'), *secret('second', 'm'))
+    opts_b = image_opts('qcow2', base, 'b', 'backing.')
+    write(tmp, image_opts('qcow2', middle, 'm') + ',' + opts_b, 'write -P 65 1M 1M', more=more)
+    write(tmp, '%s,%s,%s' % (image_opts('qcow2', top), image_opts('qcow2', middle, 'm', 'backing.'),
+                             image_opts('qcow2', base, 'b', 'backing.backing.')),
+          'write -P 66 2M 1M', password='first', more=more)
+    t = Terminal(tmp, 'rescue', top, tmp / 'out')
+    for layer, word in ((top, 'first'), (middle, 'second')):
+        t.expect('Password for %s (' % layer)
+        t.wait_for_silence()
+        t.send(word + '\n')
+    t.expect('%s: the password fits' % base)
+    t.expect('whole and on disk')
+    assert t.end() == 0
+    assert content(tmp / 'out')[MIB:3 * MIB] == b'A' * MIB + b'B' * MIB
 
 
 def test_three_wrong_passwords_end_it(tmp):
