@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A target has its name when it is published and not before, and replaces only
- * what it may. */
+ * what it may: with nameless files, and on a file system that has none. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,38 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "rescue/target.h"
+
+/* ---- the linker puts this in the way of target.c's openat() ---- */
+
+static bool no_nameless_files;
+
+int __real_openat(int at, const char *path, int flags, ...);
+int __wrap_openat(int at, const char *path, int flags, ...);
+int __real_openat64(int at, const char *path, int flags, ...);
+int __wrap_openat64(int at, const char *path, int flags, ...);
+
+static bool
+is_refused(int flags)
+{
+	if (!no_nameless_files || (flags & O_TMPFILE) != O_TMPFILE)
+		return false;
+	errno = EOPNOTSUPP;
+	return true;
+}
+
+int
+__wrap_openat(int at, const char *path, int flags, ...)
+{
+	return is_refused(flags) ? -1 : __real_openat(at, path, flags, 0600);
+}
+
+int
+__wrap_openat64(int at, const char *path, int flags, ...)
+{
+	return is_refused(flags) ? -1 : __real_openat64(at, path, flags, 0600);
+}
+
+/* ---- */
 
 static char dir[] = "/tmp/quoin-target-XXXXXX";
 
@@ -87,6 +121,7 @@ test_it_appears_when_published(void **state)
 	struct stat st;
 
 	assert_int_not_equal(access(path_of("plain"), F_OK), 0);
+	assert_int_equal(files_in_dir(), no_nameless_files);
 	assert_int_equal(target_sync(t, NULL), 0);
 	assert_int_equal(target_publish(t, NULL), 0);
 	assert_content(path_of("plain"), "new");
@@ -205,5 +240,9 @@ main(void)
 		cmocka_unit_test(test_links_to_a_file_are_seen_through),
 	};
 
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	int failed = cmocka_run_group_tests_name("nameless files", tests, set_up, tear_down);
+
+	no_nameless_files = true;
+	memcpy(dir + sizeof(dir) - 7, "XXXXXX", 6);
+	return failed + cmocka_run_group_tests_name("hidden names", tests, set_up, tear_down);
 }
