@@ -136,6 +136,7 @@ static int
 record(struct memdisk *m, enum memdisk_op op, unsigned flags, uint64_t off,
        uint64_t len, const struct iov *src)
 {
+	static _Atomic uint64_t seq;
 	struct memdisk_entry *e;
 
 	if (m->no_log)
@@ -150,7 +151,8 @@ record(struct memdisk *m, enum memdisk_op op, unsigned flags, uint64_t off,
 		m->log_room = room;
 	}
 	e = &m->log[m->log_count];
-	*e = (struct memdisk_entry){ .op = op, .flags = flags, .off = off, .len = len };
+	*e = (struct memdisk_entry){ .op = op, .flags = flags, .off = off, .len = len,
+				     .seq = ++seq };
 	if (src) {
 		e->data = malloc(len ? len : 1);
 		if (!e->data)

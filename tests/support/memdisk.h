@@ -36,6 +36,7 @@ struct memdisk_entry {
 	unsigned flags;		/* enum io_flag */
 	uint64_t off, len;	/* truncate: off is the new size */
 	uint8_t *data;		/* of a write */
+	uint64_t seq;		/* grows over the entries of all disks */
 };
 
 struct memdisk {
