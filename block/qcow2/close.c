@@ -24,6 +24,8 @@ qcow2_close(struct node *n)
 	struct qcow2 *q = n->state;
 	int r = 0;
 
+	if (q->clean_ns)
+		timer_cancel(&q->clean_timer);
 	if (!n->read_only && !q->encrypted)
 		r = qcow2_settle(q);
 	if (q->key)

@@ -14,6 +14,8 @@
 #include "block/qcow2/qcow2.h"
 #include "schema/types.h"
 
+enum { CLEAN_DEFAULT = 600 };	/* seconds */
+
 /* ---- options ---- */
 
 static int
@@ -91,6 +93,33 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 	q->pass_discard[QCOW2_FREE_OTHER] = o->has_pass_discard_other && o->pass_discard_other;
 	q->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
 	return 0;
+}
+
+/* ---- idle caches ---- */
+
+/* What two calls in a row find unused is forgotten. */
+static void
+clean(struct timer *t)
+{
+	struct qcow2 *q = CONTAINER_OF(t, struct qcow2, clean_timer);
+
+	qcow2_lock(q);
+	qcow2_cache_clean(q, &q->l2_cache);
+	qcow2_cache_clean(q, &q->ref_cache);
+	qcow2_unlock(q);
+	timer_set(t, clock_ns() + q->clean_ns);
+}
+
+static void
+start_cleaning(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o)
+{
+	int64_t seconds = o->has_cache_clean_interval ? o->cache_clean_interval : CLEAN_DEFAULT;
+
+	if (!seconds)
+		return;
+	q->clean_ns = seconds * 1000000000;
+	q->clean_timer.fn = clean;
+	timer_set(&q->clean_timer, clock_ns() + q->clean_ns);
 }
 
 /* ---- encryption ---- */
@@ -183,6 +212,7 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 		goto fail;
 	if (!n->read_only && !q->encrypted && start_writing(q, errp))
 		goto fail;
+	start_cleaning(q, o);
 	return 0;
 
 fail:

@@ -63,6 +63,7 @@
 #include <stdint.h>
 
 #include "aio/colock.h"
+#include "aio/timer.h"
 #include "base/list.h"
 #include "block/driver.h"
 #include "block/qcow2/cache.h"
@@ -160,6 +161,9 @@ struct qcow2 {
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
 	_Atomic int failed;		/* -errno of the barrier that failed */
 	atomic_bool autoclear_due;	/* autoclear bits to be cleared before a write */
+
+	struct timer clean_timer;	/* loop 0: forget what was not used for a while */
+	int64_t clean_ns;		/* 0: never */
 
 	struct qcow2_snapshot *snapshots;
 	uint32_t nb_snapshots;

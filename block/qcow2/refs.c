@@ -243,45 +243,74 @@ qcow2_refs_mark_used(struct qcow2 *q, uint64_t host, uint64_t len)
 	return fresh;
 }
 
-int
-qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *ret_got,
-		bool *ret_fresh)
+/* The number of clusters that the file can have: a device does not grow. */
+static uint64_t
+cluster_limit(const struct qcow2 *q)
 {
-	uint64_t per_slice = slice_entries(q), cluster, i, got;
-	struct qcow2_slice *s;
+	const struct node *file = qcow2_file(q);
+
+	if (file->driver->caps & DRIVER_GROWS)
+		return HOST_END >> q->cluster_bits;
+	return min_u64(atomic_load(&file->size), HOST_END) >> q->cluster_bits;
+}
+
+/* Find a free cluster.  0: with the lock held, *ret_slice counts it, *ret_first is
+ * its number, and none from *ret_from on to there is free. */
+static int
+lock_free(struct qcow2 *q, uint64_t limit, struct qcow2_slice **ret_slice, uint64_t *ret_from,
+	  uint64_t *ret_first)
+{
+	uint64_t per_slice = slice_entries(q), cluster, slice;
 	int r;
 
 	qcow2_lock(q);
 	cluster = q->free_hint;
 	qcow2_unlock(q);
-	for (;;) {
-		if (cluster >= HOST_END >> q->cluster_bits)
-			return -EFBIG;
-		r = lock_slice_made(q, cluster, &s);
+	for (;; cluster = slice + per_slice) {
+		if (cluster >= limit)
+			return limit < HOST_END >> q->cluster_bits ? -ENOSPC : -EFBIG;
+		slice = round_down(cluster, per_slice);
+		r = lock_slice_made(q, cluster, ret_slice);
 		if (r < 0)
 			return r;
 		/* Others may have taken from here meanwhile. */
-		if (q->free_hint > cluster && q->free_hint / per_slice == cluster / per_slice)
+		if (q->free_hint > cluster && q->free_hint < slice + per_slice)
 			cluster = q->free_hint;
-		i = find_free(q, s->data, cluster % per_slice, per_slice);
-		if (i < per_slice)
+		*ret_first = slice + find_free(q, (*ret_slice)->data, cluster - slice, per_slice);
+		if (*ret_first < slice + per_slice)
 			break;
 		/* The hint may move over this slice if nothing before it is free. */
 		if (q->free_hint == cluster)
-			q->free_hint = round_down(cluster, per_slice) + per_slice;
-		cluster = round_down(cluster, per_slice) + per_slice;
+			q->free_hint = slice + per_slice;
 		qcow2_unlock(q);
 	}
-	got = count_run(q, s, i, want);
-	i += round_down(cluster, per_slice);
+	if (*ret_first >= limit) {
+		qcow2_unlock(q);
+		return -ENOSPC;
+	}
+	*ret_from = cluster;
+	return 0;
+}
+
+int
+qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *ret_got,
+		bool *ret_fresh)
+{
+	uint64_t limit = cluster_limit(q), from, first, got;
+	struct qcow2_slice *s;
+	int r = lock_free(q, limit, &s, &from, &first);
+
+	if (r < 0)
+		return r;
+	got = count_run(q, s, first % slice_entries(q), min_u64(want, limit - first));
 	/* The image's counts are wrong; these at least are right now. */
-	if (qcow2_overlaps_fixed(q, i << q->cluster_bits, got << q->cluster_bits)) {
+	if (qcow2_overlaps_fixed(q, first << q->cluster_bits, got << q->cluster_bits)) {
 		qcow2_unlock(q);
 		return -EIO;
 	}
-	if (q->free_hint >= cluster && q->free_hint < i + got)
-		q->free_hint = i + got;
-	*ret_host = i << q->cluster_bits;
+	if (q->free_hint >= from && q->free_hint < first + got)
+		q->free_hint = first + got;
+	*ret_host = first << q->cluster_bits;
 	*ret_got = got;
 	*ret_fresh = qcow2_refs_mark_used(q, *ret_host, got << q->cluster_bits);
 	qcow2_unlock(q);
