@@ -9,6 +9,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "block/open.h"
+#include "daemon/cmd_block.h"
 #include "daemon/monitor.h"
 #include "daemon/object.h"
 #include "export/nbd/server.h"
@@ -109,6 +111,9 @@ print_help(void)
 	      "\n"
 	      "  --daemonize            go to the background once everything works\n"
 	      "  --pidfile PATH         write the process ID there once everything works\n"
+	      "  --image-dir DIR        let images name backing files in this folder only; may\n"
+	      "                         be repeated\n"
+	      "  --no-follow            open no backing file that only an image names\n"
 	      "  --io-loops N           threads for I/O (default: one a core, at most 8)\n"
 	      "  --no-io-uring          do disk I/O on worker threads\n"
 	      "  -h, --help             display this help and exit\n"
@@ -116,7 +121,8 @@ print_help(void)
 	      stdout);
 }
 
-enum { OPT_DAEMONIZE = 256, OPT_PIDFILE, OPT_IO_LOOPS, OPT_NO_URING, OPT_STEP };
+enum { OPT_DAEMONIZE = 256, OPT_PIDFILE, OPT_IO_LOOPS, OPT_NO_URING,
+       OPT_IMAGE_DIR, OPT_NO_FOLLOW, OPT_STEP };
 
 static const struct option long_options[] = {
 	{ "help", no_argument, NULL, 'h' },
@@ -125,6 +131,8 @@ static const struct option long_options[] = {
 	{ "pidfile", required_argument, NULL, OPT_PIDFILE },
 	{ "io-loops", required_argument, NULL, OPT_IO_LOOPS },
 	{ "no-io-uring", no_argument, NULL, OPT_NO_URING },
+	{ "image-dir", required_argument, NULL, OPT_IMAGE_DIR },
+	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
 	{ "blockdev", required_argument, NULL, OPT_STEP + 0 },
 	{ "chardev", required_argument, NULL, OPT_STEP + 1 },
 	{ "export", required_argument, NULL, OPT_STEP + 2 },
@@ -170,6 +178,12 @@ parse_one(struct options *opts, int c)
 	case OPT_NO_URING:
 		opts->no_uring = true;
 		return -1;
+	case OPT_IMAGE_DIR:
+		opts->image_dirs[opts->n_image_dirs++] = optarg;
+		return -1;
+	case OPT_NO_FOLLOW:
+		opts->no_follow = true;
+		return -1;
 	case '?':
 		return EXIT_FAILURE;	/* getopt has said why */
 	}
@@ -185,7 +199,8 @@ options_parse(struct options *opts, int argc, char **argv)
 
 	*opts = (struct options){ 0 };
 	opts->steps = calloc((size_t)argc, sizeof(*opts->steps));
-	if (!opts->steps) {
+	opts->image_dirs = calloc((size_t)argc + 1, sizeof(*opts->image_dirs));
+	if (!opts->steps || !opts->image_dirs) {
 		log_line(LOG_LEVEL_ERROR, "Cannot allocate memory");
 		return EXIT_FAILURE;
 	}
@@ -218,9 +233,21 @@ apply_step(const struct option_step *s, struct error **errp)
 	return r;
 }
 
+static void
+set_policy(const struct options *opts)
+{
+	static struct open_policy policy;
+
+	policy = open_policy_default;
+	policy.follow_images = !opts->no_follow;
+	policy.image_dirs = opts->n_image_dirs ? opts->image_dirs : NULL;
+	cmd_block_set_policy(&policy);
+}
+
 int
 options_apply(const struct options *opts, struct error **errp)
 {
+	set_policy(opts);
 	for (int i = 0; i < opts->n_steps; i++) {
 		const struct option_step *s = &opts->steps[i];
 
@@ -236,5 +263,6 @@ void
 options_done(struct options *opts)
 {
 	free(opts->steps);
+	free(opts->image_dirs);
 	*opts = (struct options){ 0 };
 }

@@ -19,6 +19,9 @@ struct options {
 	const char *pidfile;		/* NULL: none */
 	unsigned io_loops;		/* 0: by the machine */
 	bool no_uring;
+	bool no_follow;			/* open nothing that an image names */
+	const char **image_dirs;	/* what images name lies there; empty: anywhere */
+	int n_image_dirs;
 	struct option_step *steps;
 	int n_steps;
 };
