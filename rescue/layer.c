@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -200,6 +201,7 @@ struct sampling {
 	uint64_t step;			/* bytes from one unit to the next */
 	uint64_t edge_step;		/* extents from one whose ends are taken to the next */
 	uint64_t covered;		/* the end of the last unit */
+	uint64_t at;			/* what is looked at: where an error was met */
 	struct judge_sample *samples;
 	size_t n;
 	struct layer_capture capture;
@@ -213,6 +215,7 @@ count_data(struct sampling *s)
 
 	for (;; off += len) {
 		r = next_data(s->layer, &off, &len);
+		s->at = off;
 		if (r < 0 || !len)
 			return r;
 		s->total += len;
@@ -232,6 +235,7 @@ sample_unit(struct sampling *s, uint64_t off, uint64_t len)
 		return 0;
 	len = min_u64(len, UNIT);
 	s->covered = off + len;
+	s->at = off;
 	r = read_unit(s->layer, off, (unsigned)(len / 512), c);
 	if (r < 0)
 		return r;
@@ -310,7 +314,8 @@ layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n, struct e
 	r = sample(s);
 	if (r < 0) {
 		free(s->samples);
-		error_set_errno(errp, r, "Could not read %s", l->image->filename);
+		error_set_errno(errp, r, "Could not read '%s' at byte %" PRIu64 " of the disk",
+				l->image->filename, s->at);
 		return -1;
 	}
 	*ret = s->samples;

@@ -237,7 +237,8 @@ make_target(struct run *r, uint64_t *ret_bytes)
 	r->pipe.progress = &r->progress;
 	err = pipeline_measure(&r->pipe, ret_bytes);
 	if (err < 0) {
-		error_set_errno(r->errp, err, "Could not read '%s'", r->o->source);
+		error_set_errno(r->errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk",
+				r->o->source, r->pipe.error_at);
 		return -1;
 	}
 	if (target_new(r->o->target, r->o->force, &r->target, r->errp) < 0 ||

@@ -578,6 +578,27 @@ def test_an_image_in_use_is_left_alone(tmp):
     assert rescue(tmp, image, tmp / 'out').status == 0
 
 
+# ---- damage ----
+
+def test_the_first_damaged_place_ends_it_and_is_named(tmp):
+    image = standard(tmp, 'qcow2')[1]
+    write(tmp, image_opts('qcow2', image), 'write -P 65 2M 64k')
+    with open(image, 'r+b') as f:
+        def be64(at):
+            f.seek(at)
+            return int.from_bytes(f.read(8), 'big')
+        entry = (be64(be64(40)) & ((1 << 56) - 512)) + 8 * (2 * MIB // 65536)
+        mapped = be64(entry)
+        assert mapped
+        f.seek(entry)
+        f.write((mapped | 0x200).to_bytes(8, 'big'))    # no cluster starts there
+    r = rescue(tmp, image, tmp / 'out')
+    assert r.status == 1
+    assert "Could not read '%s' at byte %d of the disk: Input/output error" % (
+        image, 2 * MIB) in r.err
+    assert not leftovers(tmp, 'plain', 'image')
+
+
 # ---- what is refused, and bad usage ----
 
 def test_plain_images_are_nothing_to_rescue(tmp):
