@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 static const char help[] =
 	"Usage: quoin rescue [OPTION]... SOURCE TARGET\n"
+	"       quoin rescue --list [OPTION]... SOURCE\n"
 	"\n"
 	"Decrypt an image that is encrypted in the old way of qcow or qcow2 (AES-CBC) to\n"
 	"a plain one.  The backing files of SOURCE are read too, and TARGET needs none of\n"
@@ -28,6 +30,8 @@ static const char help[] =
 	"several may be given, each layer takes the one that fits.  What a key decrypts\n"
 	"is looked at before anything is written, and a wrong one is refused.\n"
 	"\n"
+	"      --list                   show the layers of SOURCE, and try the keys given;\n"
+	"                               write nothing\n"
 	"      --key-file FILE          the password is all of FILE\n"
 	"      --key-fd N               the password is all that descriptor N gives\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
@@ -43,13 +47,15 @@ static const char help[] =
 	"cannot be judged whether it is.\n";
 
 enum {
-	OPT_KEY_FILE = 256,
+	OPT_LIST = 256,
+	OPT_KEY_FILE,
 	OPT_KEY_FD,
 	OPT_FORMAT,
 	OPT_ACCEPT,
 };
 
 static const struct option long_options[] = {
+	{ "list", no_argument, NULL, OPT_LIST },
 	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
 	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
@@ -115,9 +121,12 @@ set_format(struct run_options *o, const char *arg)
 }
 
 static int
-take_option(struct run_options *o, int opt)
+take_option(struct run_options *o, bool *list, int opt)
 {
 	switch (opt) {
+	case OPT_LIST:
+		*list = true;
+		return PARSE_OK;
 	case OPT_KEY_FILE:
 	case OPT_KEY_FD:
 		return add_key(o->keys, opt, optarg);
@@ -144,17 +153,20 @@ take_option(struct run_options *o, int opt)
 static int
 parse(int argc, char **argv, struct run_options *o)
 {
+	bool list = false;
 	int c, r;
 
 	while ((c = getopt_long(argc, argv, "fqh", long_options, NULL)) != -1) {
-		r = take_option(o, c);
+		r = take_option(o, &list, c);
 		if (r != PARSE_OK)
 			return r;
 	}
-	if (argc - optind != 2)
+	if (list && argc - optind != 1)
+		return complain("--list wants a source and nothing else", "");
+	if (!list && argc - optind != 2)
 		return complain("a source and a target are wanted", "");
 	o->source = argv[optind];
-	o->target = argv[optind + 1];
+	o->target = list ? NULL : argv[optind + 1];
 	o->keys->say = o->say;
 	return PARSE_OK;
 }
@@ -167,7 +179,7 @@ run(const struct run_options *o)
 
 	if (err)
 		fprintf(stderr, "quoin rescue: %s\n", error_text(err));
-	if (status == RUN_OK && o->say)
+	if (status == RUN_OK && o->say && o->target)
 		fprintf(stderr, "%s is whole and on disk\n", o->target);
 	return status;
 }

@@ -34,6 +34,7 @@
 #include "rescue/image.h"
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
+#include "rescue/list.h"
 #include "rescue/options.h"
 #include "rescue/pipeline.h"
 #include "rescue/progress.h"
@@ -75,7 +76,7 @@ check_chain(struct run *r)
 	for (unsigned i = 0; i < r->chain.count; i++) {
 		const struct image *im = r->chain.layer[i];
 
-		if (target_is_same_file(r->o->target, im->dev, im->ino))
+		if (r->o->target && target_is_same_file(r->o->target, im->dev, im->ino))
 			return error_set(r->errp, "'%s' is the same file as '%s', which is to be "
 					 "read; it is never overwritten", r->o->target,
 					 im->filename);
@@ -93,10 +94,14 @@ check_chain(struct run *r)
 static int
 prepare(struct run *r)
 {
-	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0 || check_chain(r) < 0)
+	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0)
+		return -1;
+	if (!r->o->target)
+		list_print(&r->chain, stdout);
+	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
-	return target_check_place(r->o->target, r->o->force, r->errp);
+	return r->o->target ? target_check_place(r->o->target, r->o->force, r->errp) : 0;
 }
 
 /* ---- signals and the display ---- */
@@ -335,6 +340,8 @@ rescue(struct run *r)
 
 	if (open_source(r) < 0 || unlock(r) < 0)
 		return -1;
+	if (!r->o->target)
+		return 0;
 	/* From here on there may be something to clean up. */
 	if (watch_signals(r) < 0 || make_target(r, &bytes) < 0)
 		return -1;
@@ -392,8 +399,12 @@ run_rescue(const struct run_options *o, struct error **errp)
 	node_close_failed = on_close_failed;
 	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGUSR1, SIG_IGN);
-	if (prepare(r) == 0)
-		run_loops(r);
+	if (prepare(r) == 0) {
+		if (o->target || o->keys->count)
+			run_loops(r);
+		else
+			r->status = RUN_OK;
+	}
 	target_free(r->target);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);

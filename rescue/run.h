@@ -26,7 +26,8 @@ enum run_status {
 enum run_format { RUN_RAW, RUN_QCOW2 };
 
 struct run_options {
-	const char *source, *target;
+	const char *source;
+	const char *target;		/* NULL: list the chain on stdout, try the keys */
 	enum run_format format;
 	bool force;
 	FILE *progress;			/* NULL: none */

@@ -578,6 +578,25 @@ def test_an_image_in_use_is_left_alone(tmp):
     assert rescue(tmp, image, tmp / 'out').status == 0
 
 
+# ---- the list ----
+
+def test_the_list_shows_the_chain_and_tries_keys(tmp):
+    base = standard(tmp, 'qcow2')[1]
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-u', '-b', 'image', '-F', 'qcow2', tmp / 'top',
+             '4M')
+    r = rescue(tmp, '--list', tmp / 'top', key=None)
+    assert r.status == 0, r.err
+    lines = r.out.splitlines()
+    assert lines[0] == str(tmp / 'top') and lines[1].endswith('qcow2, 4 MiB, not encrypted')
+    assert lines[3] == str(base) and lines[4].endswith('encrypted: qcow2 AES-CBC')
+    assert lines[-1].startswith('to decrypt it: quoin rescue %s ' % (tmp / 'top'))
+    r = rescue(tmp, '--list', tmp / 'top')
+    assert r.status == 0 and '%s: the key file' % base in r.err
+    assert rescue(tmp, '--list', tmp / 'top', key='wrong').status == 3
+    assert rescue(tmp, '--list', tmp / 'top', tmp / 'out').status == 2
+    assert not leftovers(tmp, 'plain', 'image', 'top')
+
+
 # ---- damage ----
 
 def test_the_first_damaged_place_ends_it_and_is_named(tmp):
@@ -617,7 +636,7 @@ def test_bad_usage_is_status_2(run, argv):
 def test_the_help_names_every_option(run):
     r = run(quoin.QUOIN, 'rescue', '--help')
     assert r.status == 0
-    for option in ('--key-file', '--key-fd', '--target-format', '--accept-unverified-key',
+    for option in ('--list', '--key-file', '--key-fd', '--target-format', '--accept-unverified-key',
                    '--force', '--quiet', 'Exit status'):
         assert option in r.out
     assert 'rescue' in run(quoin.QUOIN, '--help').out

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/list.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "block/open.h"
+#include "block/opener.h"
+#include "rescue/image.h"
+#include "rescue/progress.h"
+
+static void
+print_layer(const struct image *im, FILE *to)
+{
+	char size[PROGRESS_BYTES];
+
+	progress_format_bytes(im->virtual_size, size);
+	fprintf(to, "%s\n    %s, %s, ", im->filename, image_format_name(im->format), size);
+	if (im->encryption == CIPHER_NONE)
+		fputs("not encrypted", to);
+	else
+		fprintf(to, "encrypted: %s", cipher_kind_name(im->encryption));
+	if (*im->cipher)
+		fprintf(to, " (%s)", im->cipher);
+	if (im->snapshots)
+		fprintf(to, ", %u internal snapshots", im->snapshots);
+	if (im->backing)
+		fprintf(to, "\n    over %s (format: %s)", im->backing,
+			im->backing_format ? im->backing_format : "not recorded, found by itself");
+	fputc('\n', to);
+}
+
+void
+list_print(const struct image_chain *chain, FILE *to)
+{
+	CLEANUP(cleanup_free) char *command = refuse_rescue_command(chain->layer[0]->filename);
+	bool encrypted = false;
+
+	for (unsigned i = 0; i < chain->count; i++) {
+		print_layer(chain->layer[i], to);
+		encrypted |= chain->layer[i]->encryption != CIPHER_NONE;
+	}
+	if (encrypted && command)
+		fprintf(to, "to decrypt it: %s\n", command);
+	fflush(to);
+}
