@@ -252,15 +252,19 @@ root_new(struct node *n, const char *name, perm_set perm, perm_set shared,
 	r->ops = ops;
 	r->user = user;
 	r->node = NULL;
+	/* The turn may be long in coming; n stays until then. */
+	node_ref(n);
 	err = change_begin(&c, NULL, 0, errp);
 	if (!err)
 		err = change_link_root(&c, r, n, errp);
 	if (!err)
 		err = change_permit(&c, errp);
-	if (change_end(&c, err) < 0) {
+	err = change_end(&c, err);
+	if (err < 0)
 		give_to_pool(r);
+	node_unref(n);
+	if (err < 0)
 		return -1;
-	}
 	*ret_root = r;
 	return 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, references, permissions and changes of the graph. */
 #include "aio/co.h"
+#include "block/change.h"
 #include "tests/support/passfilter.h"
 #include "tests/unit/block_test.h"
 
@@ -354,6 +355,44 @@ a_node_that_hangs_holds_up_no_other_co(void *arg)
 	memdisk_free(m[1]);
 }
 
+struct claimer {
+	struct node *n;
+	struct root *root;
+};
+
+static void
+claim_node(void *arg)
+{
+	struct claimer *c = arg;
+
+	MUST(root_new(c->n, "root", 0, PERM_ALL, NULL, NULL, &c->root, &err));
+}
+
+/* A user who waits for his turn to claim a node finds it there when it comes. */
+static void
+who_waits_to_claim_a_node_keeps_it_co(void *arg)
+{
+	struct BlockdevOptions o = { .driver = BLOCKDEV_DRIVER_NULL_CO,
+				     .node_name = (char *)"null" };
+	struct claimer claimer = { 0 };
+	struct change other;
+	struct co_group g;
+
+	(void)arg;
+	MUST(node_add(&o, NULL, &err));
+	claimer.n = node_find("null");
+	MUST(change_begin(&other, NULL, 0, &err));
+	co_group_init(&g);
+	assert_int_equal(co_group_start(&g, claim_node, &claimer), 0);
+	assert_null(claimer.root);
+	MUST_FAIL(node_del("null", &err), "Block device null is in use");
+	assert_int_equal(change_end(&other, 0), 0);
+	co_group_wait(&g);
+	assert_ptr_equal(root_node(claimer.root), claimer.n);
+	root_free(claimer.root);
+	MUST(node_del("null", &err));
+}
+
 struct looker {
 	struct node *n;
 	struct co *co;
@@ -612,6 +651,7 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	X(replacing_moves_users_but_closes_no_cycle)                           \
 	X(roots_wait_while_stopped)                                            \
 	X(a_node_that_hangs_holds_up_no_other)                                 \
+	X(who_waits_to_claim_a_node_keeps_it)                                  \
 	X(who_looks_does_not_hinder_deleting)                                  \
 	X(files_are_locked_for_their_users)                                    \
 	X(auto_read_only_opens_for_writing_when_needed)                        \
