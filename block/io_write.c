@@ -53,10 +53,22 @@ node_grew(struct node *n, uint64_t end)
 		;
 }
 
+/* Does a FUA write to n end in a sync of a cached file?  The kernel reports a page
+ * that it lost once for each descriptor, to whatever syncs next; the page may be
+ * another write's, and an fsync behind that one would succeed. */
+static bool
+writes_through(const struct node *n, unsigned flags)
+{
+	return flags & IO_FUA && n->driver->caps & DRIVER_FUA &&
+	       node_is_protocol(n) && !n->direct && !n->no_flush;
+}
+
 int
 io_write_done(struct node *n, uint64_t end, unsigned flags, int result)
 {
 	io_mark_dirty(n);
+	if (result == -EIO && writes_through(n, flags))
+		atomic_store(&n->flush_error, result);
 	if (result)
 		return result;
 	if (end > io_node_size(n))

@@ -396,6 +396,25 @@ a_failed_flush_is_final_above_too_co(void *arg)
 	world_down(&w);
 }
 
+/* The kernel tells of a page that it could not store once, and the write that came
+ * by is told: no later flush will hear of it. */
+static void
+a_write_that_could_not_be_stored_is_final_co(void *arg)
+{
+	struct world w;
+
+	(void)arg;
+	world_up(&w, memdisk_new(MIB));
+	assert_int_equal(put(&w, 0, 'x', 512, 0), 0);
+	memdisk_fail(w.m, 1 << MEMDISK_WRITE, 1, -ENOSPC, false);
+	assert_int_equal(put(&w, 4096, 'y', 512, IO_FUA), -ENOSPC);
+	assert_int_equal(io_flush(w.r), 0);
+	memdisk_fail(w.m, 1 << MEMDISK_WRITE, 1, -EIO, false);
+	assert_int_equal(put(&w, 4096, 'y', 512, IO_FUA), -EIO);
+	assert_int_equal(io_flush(w.r), -EIO);
+	world_down(&w);
+}
+
 static void
 read_only_nodes_refuse_writes_co(void *arg)
 {
@@ -502,6 +521,7 @@ a_closed_entrance_says_so_co(void *arg)
 	X(nothing_written_needs_no_flush)                                      \
 	X(a_failed_flush_is_final)                                             \
 	X(a_failed_flush_is_final_above_too)                                   \
+	X(a_write_that_could_not_be_stored_is_final)                           \
 	X(read_only_nodes_refuse_writes)                                       \
 	X(zero_writes_are_detected)                                            \
 	X(discards_keep_to_the_granularity)                                    \
