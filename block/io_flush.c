@@ -14,15 +14,26 @@
 
 #include "block/io_int.h"
 
+/* Does what is written to n come to lie at e's child?  A backing file is not
+ * written through us, and what a filter puts aside elsewhere is no promise to
+ * those who write: whoever wants it there flushes it there. */
+static bool
+is_storage(const struct node *n, const struct edge *e)
+{
+	if (e->role & ROLE_COW || !e->child)
+		return false;
+	return e->role & ROLE_FILTERED || !node_is_filter(n) ||
+	       n->driver->caps & DRIVER_MERGES;
+}
+
 static int
 flush_children(struct node *n)
 {
 	struct edge *e;
 	int err = 0;
 
-	/* A backing file is not written through us. */
 	LIST_FOREACH(e, &n->edges, in_parent) {
-		int r = e->role & ROLE_COW || !e->child ? 0 : node_flush(e->child);
+		int r = is_storage(n, e) ? node_flush(e->child) : 0;
 
 		if (r && !err)
 			err = r;

@@ -88,9 +88,10 @@ copy_run(struct node *n, uint64_t off, uint64_t len, bool zero, void *buf,
 	err = write_target(n, off, len, zero, buf);
 	if (err)
 		return err;
-	kept(s, off, len);
+	/* While writers still wait for us: a discard behind one would take its data. */
 	if (s->discard_source)
 		(void)node_discard(n->file->child, off, len);
+	kept(s, off, len);
 	return 0;
 }
 

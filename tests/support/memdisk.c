@@ -281,6 +281,8 @@ mem_discard(struct node *n, uint64_t off, uint64_t len)
 	int err;
 
 	let_others_run(m);
+	for (unsigned i = 0; i < m->slow_discard && co_self(); i++)
+		co_yield();
 	pthread_mutex_lock(&m->private->lock);
 	err = begin(m, MEMDISK_DISCARD);
 	if (!err)

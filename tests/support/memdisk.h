@@ -47,6 +47,7 @@ struct memdisk {
 	bool no_zero, no_fua, no_discard;	/* leave the function out */
 	bool no_grow;
 	unsigned yields;	/* times that a request lets others run first */
+	unsigned slow_discard;	/* times that a discard does so besides */
 
 	/* Log and content; read them while nothing is in flight. */
 	struct memdisk_entry *log;

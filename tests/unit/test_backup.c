@@ -227,6 +227,73 @@ DISK_CASE(two_backups_of_one_disk_go_on_at_once, ODD_SIZE)
 	memdisk_free(second);
 }
 
+enum { STRIPE = 8192, STRIPES = 65536 / STRIPE };
+
+/* Writes its stripe of each cluster once, at whatever moment. */
+static void
+write_stripes(void *arg)
+{
+	struct guest *g = arg;
+	struct rng r = { g->number + 1 };
+	uint8_t buf[STRIPE];
+	struct iov v = IOV_BUF(buf, STRIPE);
+
+	memset(buf, 'A' + (int)g->number, STRIPE);
+	for (uint64_t off = g->number * STRIPE; off < SIZE; off += 65536) {
+		int err;
+
+		for (unsigned i = rng_below(&r, 9); i; i--)
+			co_yield();
+		err = io_write(g->d->guest, off, &v, 0);
+		if (err)
+			g->err = err;
+	}
+}
+
+DISK_CASE(discarding_the_source_spares_what_guests_wrote, SIZE)
+{
+	struct BackupPerf perf = { .has_max_workers = true, .max_workers = 1,
+				   .has_max_chunk = true, .max_chunk = 65536 };
+	struct BlockdevBackup a = full_backup();
+	struct guest guests[STRIPES];
+	struct co_group group;
+
+	a.x_perf = &perf;
+	a.has_discard_source = a.discard_source = true;
+	d->source->slow_discard = 200;
+	co_group_init(&group);
+	MUST(backup_start(&a, &err));
+	for (unsigned i = 0; i < STRIPES; i++) {
+		guests[i] = (struct guest){ .d = d, .number = i };
+		assert_int_equal(co_group_start(&group, write_stripes, &guests[i]), 0);
+	}
+	co_group_wait(&group);
+	wait_for_job("b", JOB_STATUS_NULL);
+	for (unsigned i = 0; i < STRIPES; i++)
+		assert_int_equal(guests[i].err, 0);
+	for (uint64_t i = 0; i < SIZE; i++)
+		if (d->source->content[i] != 'A' + i / STRIPE % STRIPES)
+			fail_msg("byte %llu is lost", (unsigned long long)i);
+	assert_string_equal(seen.text, "");
+	check_target(d);
+}
+
+/* A guest's flush is about the guest's disk. */
+DISK_CASE(a_target_that_cannot_flush_fails_the_job_and_no_guest, SIZE)
+{
+	struct BlockdevBackup a = full_backup();
+	uint8_t byte = 'x';
+	struct iov v = IOV_BUF(&byte, 1);
+
+	memdisk_fail(d->target, 1u << MEMDISK_FLUSH, 1, -EIO, true);
+	MUST(backup_start(&a, &err));
+	assert_int_equal(io_write(d->guest, 17, &v, 0), 0);
+	assert_int_equal(io_flush(d->guest), 0);
+	wait_for_job("b", JOB_STATUS_NULL);
+	assert_string_equal(seen.text, strerror(EIO));
+	assert_int_equal(io_flush(d->guest), 0);
+}
+
 /* sync=none: what was overwritten is at the target, whole clusters of it. */
 DISK_CASE(sync_none_keeps_what_is_overwritten, SIZE)
 {
@@ -506,6 +573,8 @@ main(void)
 		CO_TEST(guests_on_several_loops_do_not_disturb_a_backup),
 		CO_TEST(large_clusters_work_too),
 		CO_TEST(two_backups_of_one_disk_go_on_at_once),
+		CO_TEST(discarding_the_source_spares_what_guests_wrote),
+		CO_TEST(a_target_that_cannot_flush_fails_the_job_and_no_guest),
 		CO_TEST(sync_none_keeps_what_is_overwritten),
 		CO_TEST(a_cancelled_backup_leaves_the_graph_as_it_was),
 		CO_TEST(a_slow_backup_pauses_at_once_and_goes_on),
