@@ -84,6 +84,7 @@ def test_headers_have_a_guard_named_after_their_path():
 
 # Exported names that no header's name begins, and why that is right.
 OTHER_NAMES = {
+    r'aio/place\.c': r'pace_\w+',        # after struct pace, of which it is made
     r'block/graph\.c': r'edge_\w+',      # an edge is what joins nodes; it has no file of its own
     r'block/refuse\.c': r'cipher_kind_name',     # after the enum in block/open.h
     r'block/.*\.c': r'driver_\w+',    # block/drivers.h declares them all

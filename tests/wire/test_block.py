@@ -132,6 +132,48 @@ def test_a_chain_that_is_a_ring_ends(start, tmp, img):
     assert open_files(d) == before
 
 
+# ---- what images name ----
+
+def test_images_may_name_files_in_their_folders_only(start, tmp, img):
+    for d in ('images', 'images-not', 'other'):
+        (tmp / d).mkdir()
+        img('-f', 'raw', '%s/base.raw' % d, '1M')
+    os.symlink('../other/base.raw', tmp / 'images' / 'link.raw')
+    names = {'in': 'base.raw', 'up': '../other/base.raw', 'link': 'link.raw',
+             'like': '../images-not/base.raw', 'abs': str(tmp / 'other' / 'base.raw')}
+    for name, base in names.items():
+        img('-f', 'qcow2', '-b', base, '-F', 'raw', 'images/%s.qcow2' % name)
+    d = start('--image-dir', tmp / 'images', '--image-dir', tmp / 'nothing')
+    d.cmd('blockdev-add', qcow2(tmp / 'images' / 'in.qcow2'))
+    for name in ('up', 'link', 'like', 'abs'):
+        fails(d, 'lies outside of the folders for images', 'blockdev-add',
+              **qcow2(tmp / 'images' / (name + '.qcow2'), 'x'))
+    assert not [f for f in open_files(d) if f.startswith(str(tmp / 'other'))]
+    # What the client names himself is his affair.
+    d.cmd('blockdev-add', qcow2(tmp / 'images' / 'up.qcow2', 'x', backing={
+        'driver': 'raw', 'file': {'driver': 'file',
+                                  'filename': str(tmp / 'other' / 'base.raw')}}))
+
+
+def test_names_in_images_can_be_left_alone(start, tmp, img):
+    img('-f', 'raw', 'base.raw', '1M')
+    img('-f', 'qcow2', '-b', 'base.raw', '-F', 'raw', 'top.qcow2')
+    d = start('--no-follow')
+    fails(d, "names the backing file '%s/base.raw'" % tmp, 'blockdev-add',
+          **qcow2(tmp / 'top.qcow2'))
+    assert nodes(d) == set()
+    d.cmd('blockdev-add', qcow2(tmp / 'top.qcow2', backing=None))
+
+
+def test_names_in_images_are_literal(start, tmp, img):
+    (tmp / 'canary.raw').write_bytes(b'c' * (1 << 20))
+    name = 'json:{"driver":"raw","file":{"driver":"file","filename":"%s/canary.raw"}}' % tmp
+    img('-u', '-f', 'qcow2', '-b', name, '-F', 'raw', 'top.qcow2', '1M')
+    d = start()
+    fails(d, "Could not open backing file: Could not open '%s/json:" % tmp, 'blockdev-add',
+          **qcow2(tmp / 'top.qcow2'))
+
+
 # ---- making images ----
 
 def finish(d, job):
