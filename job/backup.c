@@ -354,11 +354,16 @@ make_job(const struct BlockdevBackup *a, struct node *filter, struct node *sourc
 int
 backup_start(const struct BlockdevBackup *a, struct error **errp)
 {
+	CLEANUP(node_unrefp) struct node *hold_source = NULL, *hold_target = NULL;
 	struct node *source = NULL, *target = NULL, *filter;
 	struct job *j;
 
-	if (check(a, &source, &target, errp) < 0 ||
-	    put_filter(a, source, target, &filter, errp) < 0)
+	if (check(a, &source, &target, errp) < 0)
+		return -1;
+	/* They stay while the start waits for its turns to change the graph. */
+	hold_source = node_ref(source);
+	hold_target = node_ref(target);
+	if (put_filter(a, source, target, &filter, errp) < 0)
 		return -1;
 	if ((a->x_perf && check_chunk(a->x_perf, filter, errp) < 0) ||
 	    make_job(a, filter, source, target, &j, errp) < 0) {

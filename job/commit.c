@@ -310,6 +310,7 @@ commit_clean(struct job *j)
 	struct commit *s = of(j);
 	bool base_is_top = s->active && s->pivot;
 
+	job_loosen_nodes(j);
 	if (s->filter) {
 		/* No-op where the pivot has left it without users. */
 		(void)commit_top_remove(s->filter, NULL);
@@ -408,6 +409,22 @@ put_filter(struct commit *s, const char *name, struct error **errp)
 	return commit_top_new(&o, s->top, s->base, &s->filter, errp);
 }
 
+/* A layer between: what it shows by itself means nothing any more once data goes past
+ * it into base, so nobody may read it as a disk.  A filter on base shows base. */
+static int
+hold_between(struct commit *s, struct node *n, struct error **errp)
+{
+	perm_set shared = PERM_WRITE | PERM_WRITE_UNCHANGED;
+	struct root *unused;
+
+	if (n == s->top)
+		return job_hold_node(&s->job, n, "intermediate node", 0, PERM_ALL, NULL,
+				     errp);
+	if (node_skip_filters(n) == node_skip_filters(s->base))
+		shared |= PERM_CONSISTENT_READ;
+	return job_hold_node(&s->job, n, "intermediate node", 0, shared, &unused, errp);
+}
+
 /* Mark everything between the device and base as busy, and claim the filter. */
 static int
 hold_chain(struct commit *s, struct node *device, struct error **errp)
@@ -426,9 +443,7 @@ hold_chain(struct commit *s, struct node *device, struct error **errp)
 	for (;;) {
 		bool own = n == s->base || (n == s->top && !s->active);
 
-		if (own ? job_use_node(&s->job, n, errp) < 0
-			: job_hold_node(&s->job, n, "intermediate node", 0, PERM_ALL, NULL,
-					errp) < 0)
+		if ((own ? job_use_node(&s->job, n, errp) : hold_between(s, n, errp)) < 0)
 			return -1;
 		if (n == s->base)
 			return 0;
@@ -464,12 +479,14 @@ commit_start(const struct block_commit_args *a, struct error **errp)
 		.manual_dismiss = a->has_auto_dismiss && !a->auto_dismiss,
 		.speed = a->has_speed ? a->speed : 0,
 	};
+	CLEANUP(node_unrefp) struct node *device = NULL;
 	struct commit_plan plan;
 	struct job *j;
 
 	if (commit_plan_make(a, &plan, errp) < 0 ||
 	    job_new(plan.active ? &active_kind : &commit_kind, &o, &j, errp) < 0)
 		return -1;
+	device = node_ref(plan.device);	/* the start waits for its turns */
 	if (set_up(of(j), &plan, a, errp) < 0) {
 		job_fail_early(j);
 		return -1;

@@ -353,6 +353,7 @@ struct held_node {
 	struct list link;
 	struct node *node;
 	struct root *root;
+	bool tight;		/* the root asks for or forbids something */
 };
 
 static char *
@@ -394,6 +395,7 @@ claim(struct job *j, struct node *n, const char *name, perm_set perm, perm_set s
 		root_free(r);
 		return error_set(errp, "Cannot allocate memory");
 	}
+	LIST_FIRST(&j->nodes, struct held_node, link)->tight = perm || shared != PERM_ALL;
 	if (ret_root)
 		*ret_root = r;
 	return 0;
@@ -412,6 +414,21 @@ int
 job_use_node(struct job *j, struct node *n, struct error **errp)
 {
 	return claim(j, n, "root", 0, PERM_ALL, NULL, NULL, errp);
+}
+
+void
+job_loosen_nodes(struct job *j)
+{
+	struct held_node *h;
+
+	LIST_FOREACH(h, &j->nodes, link) {
+		if (!h->tight || root_set_perm(h->root, 0, PERM_ALL, NULL) == 0)
+			continue;
+		/* No memory for that: letting go needs none. */
+		root_free(h->root);
+		h->root = NULL;
+		h->tight = false;
+	}
 }
 
 void

@@ -156,6 +156,9 @@ int job_hold_node(struct job *j, struct node *n, const char *name, perm_set perm
 /* The same for a node that the job itself reads or writes, which clients are told
  * to be in use rather than busy. */
 int job_use_node(struct job *j, struct node *n, struct error **errp);
+/* Claim nothing on them any more, and forbid nothing: the graph is to be as it was
+ * before.  They stay busy. */
+void job_loosen_nodes(struct job *j);
 void job_drop_nodes(struct job *j);
 
 /* ---- finding ---- */

@@ -232,6 +232,33 @@ CHAIN_CASE(one_layer_goes_into_the_next)
 	assert_int_equal(node_size(c->node[0]), BASE_SIZE);
 }
 
+/* Below what is committed past it a layer shows no disk that anybody wrote. */
+CHAIN_CASE(nobody_reads_a_layer_that_data_goes_past)
+{
+	struct block_commit_args a = commit("mid", "base");
+	struct root *reader, *other = NULL;
+
+	reader = must_root(c->node[1], PERM_CONSISTENT_READ, PERM_ALL);
+	MUST_FAIL(commit_start(&a, &err),
+		  "Permission conflict on node 'low': permissions 'consistent read' are "
+		  "both required by an unnamed block device (uses node 'low' as 'root' "
+		  "child) and unshared by commit job 'c' (uses node 'low' as "
+		  "'intermediate node' child).");
+	assert_ptr_equal(node_backing(c->node[3]), c->node[2]);
+	assert_true(node_is_read_only(c->node[0]));
+	root_free(reader);
+	a.has_speed = true;
+	a.speed = 65536;
+	MUST(commit_start(&a, &err));
+	assert_int_equal(root_new(c->node[1], "root", PERM_CONSISTENT_READ, PERM_ALL, NULL,
+				  NULL, &other, NULL), -1);
+	MUST(job_user_cancel(job_find("c", NULL), true, &err));
+	wait_for_job("c", JOB_STATUS_NULL);
+	reader = must_root(c->node[1], PERM_CONSISTENT_READ, PERM_ALL);
+	root_free(reader);
+	check_guest(c);
+}
+
 CHAIN_CASE(the_chain_is_as_before_when_cancelled)
 {
 	struct block_commit_args a = commit("mid", "base");
@@ -570,6 +597,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		CO_TEST(the_middle_goes_into_the_base),
 		CO_TEST(one_layer_goes_into_the_next),
+		CO_TEST(nobody_reads_a_layer_that_data_goes_past),
 		CO_TEST(the_chain_is_as_before_when_cancelled),
 		CO_TEST(every_failure_leaves_the_chain_as_it_was),
 		CO_TEST(a_failing_header_leaves_the_chain_as_it_was),
