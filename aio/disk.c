@@ -174,7 +174,7 @@ transfer_paced(const struct transfer *t, struct pace *p)
 	if (t->len > INLINE_MAX || !pace_allows(p, start))
 		return -EAGAIN;
 	n = transfer_in_place(t, 0);
-	pace_took(p, start, t->len);
+	place_took(p, start, t->len);
 	return n;
 }
 
@@ -311,7 +311,7 @@ disk_seek(int fd, uint64_t off, int whence, uint64_t *ret_off)
 
 	if (p && place_get(&p->local) && pace_allows(&p->seek, start)) {
 		r = seek_work(&s);
-		pace_took(&p->seek, start, 0);
+		place_took(&p->seek, start, 0);
 		co_charge(1);
 	} else {
 		r = work_run(seek_work, &s);

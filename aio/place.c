@@ -92,7 +92,7 @@ put(_Atomic int64_t *v, int64_t value)
 }
 
 void
-pace_took(struct pace *p, int64_t start, size_t bytes)
+place_took(struct pace *p, int64_t start, size_t bytes)
 {
 	int64_t now = clock_ns(), took = now - start - (int64_t)bytes;
 	int64_t mean = get(&p->mean_ns), away = get(&p->away_ns);

@@ -42,6 +42,6 @@ pace_allows(struct pace *p, int64_t now)
 }
 
 /* It was, from start on, and moved so many bytes. */
-void pace_took(struct pace *p, int64_t start, size_t bytes);
+void place_took(struct pace *p, int64_t start, size_t bytes);
 
 #endif

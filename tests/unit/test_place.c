@@ -13,7 +13,7 @@ enum { MS = 1000 * 1000 };
 static void
 took(struct pace *p, int64_t ns)
 {
-	pace_took(p, clock_ns() - ns, 0);
+	place_took(p, clock_ns() - ns, 0);
 }
 
 static bool
@@ -62,7 +62,7 @@ test_long_transfers_are_not_slow(void **state)
 	struct pace p = { 0 };
 
 	for (int i = 0; i < 100; i++)
-		pace_took(&p, clock_ns() - 10 * MS, 10 * MS);
+		place_took(&p, clock_ns() - 10 * MS, 10 * MS);
 	assert_true(allows(&p));
 }
 
