@@ -217,8 +217,11 @@ DISK_CASE(two_backups_of_one_disk_go_on_at_once, ODD_SIZE)
 	b.speed = 1 << 20;
 	MUST(backup_start(&b, &err));
 	backup_under_fire(d, &a);
-	MUST(job_user_set_speed(job_find("c", NULL), 0, &err));
-	wait_for_job("c", JOB_STATUS_NULL);
+	/* Where the guest wrote everywhere, nothing was left for it to copy. */
+	if (job_find("c", NULL)) {
+		MUST(job_user_set_speed(job_find("c", NULL), 0, &err));
+		wait_for_job("c", JOB_STATUS_NULL);
+	}
 	assert_string_equal(seen.text, "");
 	check_target(d);
 	assert_memory_equal(second->content, d->before, ODD_SIZE);
