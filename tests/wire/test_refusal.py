@@ -113,6 +113,27 @@ def test_as_backing_file_named_by_the_client(start, tmp, kind):
              'backing': {'driver': images.DRIVER[kind], 'file': file_ref(base)}}, base)
 
 
+@pytest.mark.parametrize('kind', IN_CHAIN)
+def test_as_data_file(start, tmp, kind):
+    """Neither where the image wants one nor where it does not."""
+    data, outer, plain = tmp / 'data.img', tmp / 'outer.qcow2', tmp / 'plain.qcow2'
+    images.qcow2(outer, '4M', None, 'data_file=%s' % data)
+    data.unlink()
+    images.ENCRYPTED[kind](data, KEY)
+    images.qcow2(plain)
+    d = start()
+    before = state_of(d)
+    for path in (outer, plain):
+        for more in ({}, {'data-file': {'driver': images.DRIVER[kind], 'file': file_ref(data)}}):
+            if path == plain and not more:
+                continue
+            reply = d.ask('blockdev-add', dict({'driver': 'qcow2', 'node-name': 'n',
+                                                'file': file_ref(path)}, **more))
+            assert reply['error']['class'] == 'GenericError'
+            assert 'data' in reply['error']['desc']
+            assert state_of(d) == before
+
+
 def test_every_encrypted_layer_is_named(start, tmp):
     low, mid, top = tmp / 'low.qcow2', tmp / 'mid.qcow2', tmp / 'top.qcow2'
     images.qcow2_aes(low, KEY)
