@@ -28,7 +28,7 @@ DEADLINE = time.monotonic() + float(os.environ.get('QUOIN_TEST_TIME', '3400'))
 
 # What the sanitizers cost: time limits are multiplied by it.
 BUILDS = collections.OrderedDict(
-    plain=('build', 1), clang=('build/clang', 1),
+    plain=('build', 1), clang=('build/clang', 1), lean=('build/lean', 1),
     asan=('build/asan', 3), tsan=('build/tsan', 8))
 
 # name: (build it needs, kind, what, seconds on an idle machine at most)
@@ -40,6 +40,7 @@ SUITES = collections.OrderedDict([
     ('io-tsan', ('tsan', 'pytest', ['-m', 'io', 'tests/wire', 'tests/clients'], 300)),
     ('unit-tsan', ('tsan', 'unit', r'^(?!test_(cipher|judge|key|rescue|progress|cli|json|schema))', 300)),
     ('unit-asan', ('asan', 'unit', '.', 300)),
+    ('lean', ('lean', 'pytest', ['tests/wire/test_story.py', 'tests/wire/test_images.py'], 120)),
     ('hygiene', ('plain', 'pytest', ['tests/hygiene'], 240)),
     ('unit', ('plain', 'unit', '.', 240)),
 ])

@@ -33,12 +33,14 @@ Replies and events are checked against the program's own query-qmp-schema.
 Every wait ends after LIMIT seconds; $QUOIN_SLOW multiplies it (sanitizers).
 """
 import collections
+import fcntl
 import glob
 import json
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -84,7 +86,14 @@ class Qmp:
         self.greeting = self.recv()
         assert 'QMP' in self.greeting, self.greeting
         if negotiate:
-            self.cmd('qmp_capabilities')
+            self._negotiate()
+
+    def _negotiate(self):
+        reply = self.ask('qmp_capabilities')
+        # Who greets twice may have taken the first try after all.
+        if 'error' in reply and not (
+                self.may_greet_twice and 'already complete' in reply['error']['desc']):
+            raise QmpError(reply)
 
     def close(self):
         self.sock.close()
@@ -143,7 +152,7 @@ class Qmp:
                 # and may or may not answer what it was asked before.
                 self.stale.add(self.next_id)
                 if name != 'qmp_capabilities':
-                    self.cmd('qmp_capabilities')
+                    self._negotiate()
                 return self.ask(name, arguments, limit, **more)
             if msg.get('id') in self.stale:
                 continue
@@ -219,6 +228,17 @@ def run(*argv, tmp, stdin='', env=None, limit=LIMIT, check=False, cwd=None):
         assert p.returncode == 0, '%s: status %d\n%s%s' % (
             argv, p.returncode, p.stdout, p.stderr)
     return Result(p.returncode, p.stdout, p.stderr)
+
+
+def _wait_for_locks(path):
+    """Until nobody has a lock on the file: the kernel takes an io_uring apart, and
+    lets go of its files, some time after its process has ended."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW,
+                    struct.pack('hhqqi4x', fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    finally:
+        os.close(fd)
 
 
 class Daemon:
@@ -332,9 +352,25 @@ class Daemon:
 
     def kill(self, sig=signal.SIGKILL):
         """End it by a signal; no assertion but that it ends."""
-        if not self.ended:
-            self.send_signal(sig)
-            self.wait(None)
+        if self.ended:
+            return
+        paths = self._open_files()
+        self.send_signal(sig)
+        self.wait(None)
+        for path in paths:
+            _wait_for_locks(path)
+
+    def _open_files(self):
+        folder = '/proc/%d/fd' % self.pid
+        found = set()
+        for fd in os.listdir(folder):
+            try:
+                path = os.readlink('%s/%s' % (folder, fd))
+            except FileNotFoundError:
+                continue
+            if os.path.isfile(path):
+                found.add(path)
+        return found
 
     def _forget(self):
         self.ended = True

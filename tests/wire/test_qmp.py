@@ -62,7 +62,7 @@ def test_deep_arguments_are_refused(start):
         q = d.connect()
         q.send_raw(b'{"execute":"blockdev-add","arguments":{"driver":"raw","node-name":"x","file":'
                    + b'{"driver":"raw","file":' * levels + b'"y"' + b'}' * levels + b'}}')
-        assert text in json.loads(read_line(q.sock))['error']['desc']
+        assert text in q.recv()['error']['desc']
         q.close()
     d.cmd('query-version')
 

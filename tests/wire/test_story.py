@@ -89,9 +89,13 @@ def assert_plain(data):
         assert chunk == chunk[:512] * (CHUNK // 512), i
 
 
+def node_names(d):
+    return {n['node-name'] for n in d.cmd('query-named-block-nodes')}
+
+
 def refuse_on_every_road(d, tmp, backing, geheim):
     """Each try fails with the rescue command, and leaves no node."""
-    before = [n['node-name'] for n in d.cmd('query-named-block-nodes')]
+    before = node_names(d)
     over = tmp / 'over.qcow2'
     if not over.exists():
         images.img('create', '-q', '-u', '-f', 'qcow2', '-b', geheim, '-F', 'qcow2', over, '4M')
@@ -113,7 +117,8 @@ def refuse_on_every_road(d, tmp, backing, geheim):
                                  'sync': 'full'}),
             ('block-commit', {'job-id': 'j', 'device': 'evil'})):
         assert 'error' in d.ask(command, arguments)
-    assert [n['node-name'] for n in d.cmd('query-named-block-nodes')] == before
+    # A job that ends meanwhile takes its filter along; nothing has come.
+    assert node_names(d) <= before
 
 
 def wait_job(d, job):
