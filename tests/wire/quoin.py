@@ -286,13 +286,33 @@ class Daemon:
                 introspect.Schema(reply['return']) if 'return' in reply else None
         self.qmp.schema = Daemon.schemas[self.program]
 
+    def _client(self, path, negotiate):
+        """A client; the peer may lose what one asked that came early: then ask anew."""
+        if self.program == QUOIND:
+            return Qmp(path, negotiate)
+        for _ in range(3):
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.settimeout(LIMIT)
+                sock.connect(str(path))
+                client = Qmp(path, negotiate, sock, LIMIT / 4, may_greet_twice=True)
+            except TimeoutError:
+                sock.close()
+                continue
+            except BaseException:
+                sock.close()
+                raise
+            client.limit = LIMIT
+            return client
+        raise TimeoutError('%s answers nobody at %s' % (self.program, path))
+
     def connect(self, negotiate=True, limit=LIMIT, path=None):
         """A client, as soon as the socket takes one."""
         path = path or self.path
         end = time.monotonic() + limit
         while True:
             try:
-                client = Qmp(path, negotiate, may_greet_twice=self.program != QUOIND)
+                client = self._client(path, negotiate)
                 client.schema = Daemon.schemas.get(self.program)
                 self.clients.append(client)
                 return client
