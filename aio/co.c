@@ -199,7 +199,10 @@ co_resume(struct co *co)
 	co->caller = l->current;
 	co->charged = 0;
 	co_switch(l, l->current, co);
-	if (co->ended && atomic_fetch_sub(&co->refs, 1) == 1)
+	if (!co->ended)
+		return;
+	announce_ended(co);
+	if (atomic_fetch_sub(&co->refs, 1) == 1)
 		co_give_back(co);
 }
 

@@ -24,6 +24,10 @@
 #include <valgrind/valgrind.h>
 #endif
 
+#ifdef ANNOUNCE_TSAN
+enum { ANNOUNCE_LIVES_MAX = 16384 };
+#endif
+
 static inline void
 announce_thread(struct co *root)
 {
@@ -43,6 +47,23 @@ announce_stack(struct co *co)
 #ifdef HAVE_VALGRIND_VALGRIND_H
 	co->valgrind_id = VALGRIND_STACK_REGISTER(co->stack,
 						  (char *)co->stack + CO_STACK_SIZE);
+#endif
+}
+
+/* co has ended, and another one may run on its stack; here on its caller's.
+ * ThreadSanitizer keeps a call stack of its own for each, of 65,536 entries and
+ * with no check of its end: what ended coroutines never returned from, two
+ * functions each, piles up there, and in the end overruns other memory. */
+static inline void
+announce_ended(struct co *co)
+{
+	(void)co;
+#ifdef ANNOUNCE_TSAN
+	if (++co->fiber_lives == ANNOUNCE_LIVES_MAX) {
+		co->fiber_lives = 0;
+		__tsan_destroy_fiber(co->fiber);
+		co->fiber = __tsan_create_fiber(0);
+	}
 #endif
 }
 

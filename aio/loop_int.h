@@ -54,6 +54,7 @@ struct co {
 	size_t stack_size;
 	void *fake_stack;
 	void *fiber;
+	unsigned fiber_lives;	/* coroutines that have ended on it */
 	unsigned valgrind_id;
 };
 

@@ -570,6 +570,29 @@ stress_main(void *arg)
 }
 
 static void
+do_nothing(void *arg)
+{
+	(*(unsigned *)arg)++;
+}
+
+static void
+start_in_turn(void *arg)
+{
+	for (unsigned i = 0; i < 200000; i++)
+		assert_int_equal(co_start(do_nothing, arg), 0);
+}
+
+/* ThreadSanitizer keeps a call stack for each of ours, of 65,536 entries. */
+static void
+test_one_stack_serves_any_number(void **state)
+{
+	unsigned ended = 0;
+
+	run(start_in_turn, &ended);
+	assert_int_equal(ended, 200000);
+}
+
+static void
 test_stress_of_everything_across_loops(void **state)
 {
 	for (unsigned seed = 1; seed <= 5; seed++) {
@@ -592,6 +615,7 @@ main(void)
 		CO_TEST(test_starts_nest),
 		CO_TEST(test_defer_runs_after_all_that_can_run),
 		CO_TEST(test_a_thousand_at_once_then_again),
+		CO_TEST(test_one_stack_serves_any_number),
 		CO_TEST(test_call_runs_on_the_other_loop),
 		CO_TEST(test_call_on_the_same_loop_has_its_own_stack),
 		CO_TEST(test_ping_pong_between_loops),
