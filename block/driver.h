@@ -29,6 +29,8 @@ struct BlockdevOptions;
 struct BlockdevRef;
 struct ImageInfo;
 struct ImageInfoSpecific;
+struct check_report;
+struct check_result;
 struct iov;
 struct open_policy;
 struct opener;		/* one node_open() under way: policy, refusals, depth */
@@ -111,6 +113,9 @@ struct driver {
 	 * that opts name).  Atomic where the driver makes a file: on failure it is gone
 	 * again.  Coroutine; optional. */
 	int (*create)(const struct BlockdevCreateOptions *opts, struct error **errp);
+	/* Judge the metadata, and repair it (block/check.h). Optional. */
+	int (*check)(struct node *n, unsigned fix, const struct check_report *report,
+		     struct check_result *ret);
 	/* Bytes occupied on the host. Optional; -errno or 0. */
 	int (*allocated_size)(struct node *n, uint64_t *ret_bytes);
 };

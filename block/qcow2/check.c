@@ -1,451 +1,281 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The check walks all that the header leads to and counts the references to each
- * host cluster, then compares with the counts in the image. */
+ * host cluster, then compares with the counts in the image.
+ *
+ * A repair must itself survive being cut off.  Its order:
+ *
+ *   1  What must not refer to anything any more stops doing so (a zero cluster
+ *      with an impossible place), while it is counted; barrier.
+ *   2  The counts are put right, each at its place: each is right by itself, so
+ *      any part of them may get to the disk.  A count that falls to zero frees
+ *      a cluster that nothing on disk refers to, by 1.  Where they cannot be put
+ *      right in place, all are written anew elsewhere, and the header's pointer
+ *      is switched (check_rebuild.c).  Barrier.
+ *   3  The COPIED flags follow the counts, which are on disk by then: no flag
+ *      says "ours alone" before the count does.  Barrier.
+ *   4  The dirty and corrupt bits go, if nothing is wrong any more.
+ *
+ * Cut off anywhere, each step leaves an image with fewer faults than before, and
+ * none new but leaks, which the next repair finds; where the first was done, a
+ * second one changes nothing. */
 #include "block/qcow2/check.h"
 
 #include <errno.h>
-#include <stdlib.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "block/io.h"
+#include "block/qcow2/check_int.h"
 #include "block/qcow2/checkpoint.h"
-#include "block/qcow2/map.h"
-#include "block/qcow2/refs.h"
-#include "block/qcow2/snapshots.h"
 
-enum { PAGE_BITS = 16 };		/* clusters counted by one page of memory */
-#define CLUSTERS_MAX (UINT64_C(1) << 38)
+enum { LINE_MAX_LEN = 1024, LINES_MAX = 100000 };
 
-struct walk {
-	struct qcow2 *q;
-	struct qcow2_check *result;
-	unsigned fix;
-	uint64_t clusters;		/* of the file */
-	uint32_t **pages;		/* counts; NULL: all zero */
-	uint64_t last_host;		/* of the guest cluster before */
-};
+/* ---- what the parts use ---- */
 
-/* ---- counting ---- */
+void
+qcow2_check_say(struct qcow2_checker *c, const char *fmt, ...)
+{
+	char line[LINE_MAX_LEN];
+	va_list ap;
+
+	/* A hostile image can be wrong in billions of places. */
+	if (!c->report || c->lines > LINES_MAX)
+		return;
+	if (c->lines++ == LINES_MAX) {
+		c->report->line(c->report->arg, "... and so on; no more is said");
+		return;
+	}
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	c->report->line(c->report->arg, line);
+}
+
+const char *
+qcow2_check_verb(const struct qcow2_checker *c, unsigned fix)
+{
+	return c->fix & fix ? "Repairing" : "ERROR";
+}
 
 static int
-walk_init(struct walk *w, struct qcow2 *q, unsigned fix, struct qcow2_check *result)
+count_one(struct qcow2_checker *c, uint64_t cluster)
 {
-	memset(w, 0, sizeof(*w));
-	memset(result, 0, sizeof(*result));
-	w->q = q;
-	w->fix = fix;
-	w->result = result;
-	/* A cluster that the file ends in is there; one behind it may be named by
-	 * a table before it is written. */
-	w->clusters = qcow2_clusters(q, atomic_load(&qcow2_file(q)->size)) + 1;
-	if (w->clusters > CLUSTERS_MAX)
-		return -EFBIG;
-	w->pages = calloc((w->clusters >> PAGE_BITS) + 1, sizeof(uint32_t *));
-	return w->pages ? 0 : -ENOMEM;
-}
+	uint64_t n = qcow2_counts_get(&c->counts, cluster);
 
-static void
-walk_done(struct walk *w)
-{
-	for (uint64_t i = 0; w->pages && i <= w->clusters >> PAGE_BITS; i++)
-		free(w->pages[i]);
-	free(w->pages);
-}
-
-static uint64_t
-counted(const struct walk *w, uint64_t cluster)
-{
-	const uint32_t *page = cluster < w->clusters ? w->pages[cluster >> PAGE_BITS] : NULL;
-
-	return page ? page[cluster & ((1u << PAGE_BITS) - 1)] : 0;
-}
-
-/* Count a reference to each cluster that [off, off + len) touches. */
-static int
-count(struct walk *w, uint64_t off, uint64_t len)
-{
-	uint64_t first = off >> w->q->cluster_bits, last;
-
-	if (!len)
-		return 0;
-	if (off > INT64_MAX || len > INT64_MAX || (off + len - 1) >> w->q->cluster_bits >= w->clusters) {
-		w->result->corruptions++;	/* beyond the end of the file */
-		return 0;
-	}
-	last = (off + len - 1) >> w->q->cluster_bits;
-	for (uint64_t c = first; c <= last; c++) {
-		uint32_t **page = &w->pages[c >> PAGE_BITS], *n;
-
-		if (!*page)
-			*page = calloc(1u << PAGE_BITS, sizeof(uint32_t));
-		if (!*page)
-			return -ENOMEM;
-		n = &(*page)[c & ((1u << PAGE_BITS) - 1)];
-		if (*n < UINT32_MAX)
-			++*n;
-	}
-	w->result->image_end = max_u64(w->result->image_end, (last + 1) << w->q->cluster_bits);
+	if (n < min_u64(c->q->refcount_max, QCOW2_COUNT_MAX))
+		return qcow2_counts_set(&c->counts, cluster, n + 1);
+	qcow2_check_say(c, "ERROR: overflow cluster offset=0x%llx",
+			(unsigned long long)cluster << c->q->cluster_bits);
+	qcow2_check_say(c, "Use qemu-img amend to increase the refcount entry width or qemu-img "
+			   "convert to create a clean copy if the image cannot be opened for "
+			   "writing");
+	c->result->corruptions++;
 	return 0;
-}
-
-static bool
-is_misplaced(struct walk *w, uint64_t off)
-{
-	if (is_aligned(off, w->q->cluster_size))
-		return false;
-	w->result->corruptions++;
-	return true;
-}
-
-/* ---- tables ---- */
-
-static void
-note_place(struct walk *w, uint64_t host)
-{
-	w->result->allocated_clusters++;
-	if (w->last_host && host != w->last_host + w->q->cluster_size)
-		w->result->fragmented_clusters++;
-	w->last_host = host;
-}
-
-static int
-count_entry(struct walk *w, uint64_t entry, bool active)
-{
-	uint64_t host, n = qcow2_entry_clusters(w->q, entry, &host);
-
-	if (!n)
-		return 0;
-	if (entry & QCOW2_COMPRESSED) {
-		if (active) {
-			w->result->allocated_clusters++;
-			w->result->compressed_clusters++;
-			w->result->fragmented_clusters++;
-		}
-		if (entry & QCOW2_COPIED)
-			w->result->corruptions++;
-		return count(w, host, n << w->q->cluster_bits);
-	}
-	if (is_misplaced(w, host))
-		return 0;
-	if (active)
-		note_place(w, host);
-	return count(w, host, w->q->cluster_size);
-}
-
-static int
-count_l2(struct walk *w, uint64_t table, uint8_t *buf, bool active)
-{
-	int r = count(w, table, w->q->cluster_size);
-
-	if (!r && node_pread(qcow2_file(w->q), table, buf, w->q->cluster_size) < 0) {
-		w->result->errors++;
-		return 0;
-	}
-	for (uint64_t i = 0; !r && i < w->q->cluster_size / 8; i++)
-		r = count_entry(w, get_be64(buf + 8 * i), active);
-	return r;
-}
-
-/* An L1 table of n entries at off, host byte order in l1. */
-static int
-count_l1(struct walk *w, uint64_t off, const uint64_t *l1, uint64_t n, bool active)
-{
-	CLEANUP(cleanup_free) uint8_t *buf = malloc(w->q->cluster_size);
-	int r = count(w, off, n * 8);
-
-	if (!buf)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < n && !r; i++) {
-		uint64_t table = l1[i] & QCOW2_OFFSET_MASK;
-
-		if (table && !is_misplaced(w, table))
-			r = count_l2(w, table, buf, active);
-	}
-	return r;
-}
-
-static int
-count_snapshots(struct walk *w)
-{
-	struct qcow2 *q = w->q;
-	int r = count(w, q->header.snapshots_off, q->nb_snapshots ? q->snapshots_len : 0);
-
-	for (uint32_t i = 0; i < q->nb_snapshots && !r; i++) {
-		const struct qcow2_snapshot *s = &q->snapshots[i];
-		CLEANUP(cleanup_free) uint64_t *l1 = malloc((size_t)s->l1_size * 8 + 1);
-
-		if (!l1)
-			return -ENOMEM;
-		if (node_pread(qcow2_file(q), s->l1_off, l1, (uint64_t)s->l1_size * 8) < 0) {
-			w->result->errors++;
-			continue;
-		}
-		for (uint32_t k = 0; k < s->l1_size; k++)
-			l1[k] = be64toh(l1[k]);
-		r = count_l1(w, s->l1_off, l1, s->l1_size, false);
-	}
-	return r;
-}
-
-static int
-count_refcounts(struct walk *w)
-{
-	struct qcow2 *q = w->q;
-	int r = count(w, q->header.reftable_off, q->reftable_size * 8);
-
-	for (uint64_t i = 0; i < q->reftable_size && !r; i++) {
-		uint64_t block = q->reftable[i] & ~UINT64_C(511);
-
-		if (block && !is_misplaced(w, block))
-			r = count(w, block, q->cluster_size);
-	}
-	return r;
-}
-
-/* A bitmap's table, of n entries, and what it points at. */
-static int
-count_bitmap(struct walk *w, uint64_t off, uint64_t n)
-{
-	CLEANUP(cleanup_free) uint8_t *table = NULL;
-	int r;
-
-	if (n > QCOW2_L1_MAX / 8) {
-		w->result->corruptions++;
-		return 0;
-	}
-	r = count(w, off, n * 8);
-	table = malloc(n * 8 + 1);
-	if (!table)
-		return -ENOMEM;
-	if (!r && node_pread(qcow2_file(w->q), off, table, n * 8) < 0) {
-		w->result->errors++;
-		return 0;
-	}
-	for (uint64_t i = 0; i < n && !r; i++) {
-		uint64_t data = get_be64(table + 8 * i) & QCOW2_OFFSET_MASK;
-
-		if (data && !is_misplaced(w, data))
-			r = count(w, data, w->q->cluster_size);
-	}
-	return r;
-}
-
-static int
-count_bitmaps(struct walk *w)
-{
-	const struct qcow2_exts *x = &w->q->exts;
-	CLEANUP(cleanup_free) uint8_t *dir = NULL;
-	int r;
-
-	if (!x->has_bitmaps)
-		return 0;
-	r = count(w, x->bitmap_dir_off, x->bitmap_dir_size);
-	dir = malloc(x->bitmap_dir_size + 1);
-	if (!dir)
-		return -ENOMEM;
-	if (!r && node_pread(qcow2_file(w->q), x->bitmap_dir_off, dir, x->bitmap_dir_size) < 0) {
-		w->result->errors++;
-		return 0;
-	}
-	for (uint64_t off = 0; !r && off + 24 <= x->bitmap_dir_size;) {
-		const uint8_t *e = dir + off;
-
-		r = count_bitmap(w, get_be64(e), get_be32(e + 8));
-		off += round_up(24 + (uint64_t)get_be32(e + 20) + get_be16(e + 18), 8);
-	}
-	return r;
-}
-
-static int
-count_all(struct walk *w)
-{
-	struct qcow2 *q = w->q;
-	int r = count(w, 0, q->cluster_size);
-
-	w->result->total_clusters = qcow2_clusters(q, q->header.size);
-	if (!r)
-		r = count_l1(w, q->header.l1_off, q->l1, q->l1_size, true);
-	if (!r)
-		r = count_snapshots(w);
-	if (!r)
-		r = count_refcounts(w);
-	if (!r)
-		r = count_bitmaps(w);
-	if (!r && q->exts.has_crypto)
-		r = count(w, q->exts.crypto_off, q->exts.crypto_len);
-	return r;
-}
-
-/* ---- comparing ---- */
-
-static int
-compare_cluster(struct walk *w, uint64_t cluster)
-{
-	uint64_t want = counted(w, cluster), is;
-	bool low;
-	int r = qcow2_refs_get(w->q, cluster, &is);
-
-	if (r < 0) {
-		w->result->errors++;
-		return r == -ENOMEM ? r : 0;
-	}
-	if (is == want)
-		return 0;
-	low = is < want;
-	if (low)
-		w->result->corruptions++;
-	else
-		w->result->leaks++;
-	if (!(w->fix & (low ? QCOW2_FIX_ERRORS : QCOW2_FIX_LEAKS)))
-		return 0;
-	r = qcow2_refs_set(w->q, cluster, want);
-	if (r < 0)
-		return r;
-	if (low)
-		w->result->corruptions_fixed++;
-	else
-		w->result->leaks_fixed++;
-	return 0;
-}
-
-/* All clusters that have a reference or a count. */
-static int
-compare_all(struct walk *w)
-{
-	struct qcow2 *q = w->q;
-	uint64_t per_block = UINT64_C(1) << q->refblock_bits;
-	uint64_t end = max_u64(w->clusters, q->reftable_size << q->refblock_bits);
-
-	for (uint64_t c = 0; c < end; c++) {
-		uint64_t block = c >> q->refblock_bits;
-		int r;
-
-		/* Neither counted nor referred to: on to the next block. */
-		if ((block >= q->reftable_size || !q->reftable[block]) &&
-		    (c >= w->clusters || !w->pages[c >> PAGE_BITS])) {
-			c = min_u64(round_down(c, per_block) + per_block,
-				    round_down(c, 1u << PAGE_BITS) + (1u << PAGE_BITS)) - 1;
-			continue;
-		}
-		r = compare_cluster(w, c);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-/* ---- COPIED flags ---- */
-
-/* What entry should be, by its cluster's count as it now stands in the image. */
-static uint64_t
-flag_by_count(struct walk *w, uint64_t entry, uint64_t host)
-{
-	uint64_t refs, right;
-
-	if (!host || qcow2_refs_get(w->q, host >> w->q->cluster_bits, &refs) < 0)
-		return entry;
-	right = refs == 1 ? entry | QCOW2_COPIED : entry & ~QCOW2_COPIED;
-	if (right == entry)
-		return entry;
-	w->result->corruptions++;
-	if (!(w->fix & QCOW2_FIX_ERRORS))
-		return entry;
-	w->result->corruptions_fixed++;
-	return right;
-}
-
-/* A wrong flag in an L2 table is put right at its place: nothing is cached. */
-static int
-check_flags_l2(struct walk *w, uint64_t table, uint8_t *buf)
-{
-	bool changed = false;
-
-	if (node_pread(qcow2_file(w->q), table, buf, w->q->cluster_size) < 0)
-		return 0;	/* counted as an error before */
-	for (uint64_t i = 0; i < w->q->cluster_size / 8; i++) {
-		uint64_t entry = get_be64(buf + 8 * i), right = entry;
-
-		if (!(entry & QCOW2_COMPRESSED))
-			right = flag_by_count(w, entry, entry & QCOW2_OFFSET_MASK);
-		if (right != entry) {
-			put_be64(buf + 8 * i, right);
-			changed = true;
-		}
-	}
-	if (!changed)
-		return 0;
-	qcow2_lock(w->q);
-	qcow2_cache_drop(w->q, &w->q->l2_cache, table, w->q->cluster_size);
-	qcow2_unlock(w->q);
-	return node_pwrite(qcow2_file(w->q), table, buf, w->q->cluster_size);
-}
-
-static int
-check_flags(struct walk *w)
-{
-	struct qcow2 *q = w->q;
-	CLEANUP(cleanup_free) uint8_t *buf = malloc(q->cluster_size);
-	int r = 0;
-
-	if (!buf)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < q->l1_size && !r; i++) {
-		uint64_t table = q->l1[i] & QCOW2_OFFSET_MASK, right;
-
-		if (!table || !is_aligned(table, q->cluster_size))
-			continue;
-		right = flag_by_count(w, q->l1[i], table);
-		if (right != q->l1[i]) {
-			qcow2_lock(q);
-			q->l1[i] = right;
-			qcow2_dirty_add(&q->l1_dirty, i, i + 1);
-			qcow2_unlock(q);
-		}
-		r = check_flags_l2(w, table, buf);
-	}
-	return r;
 }
 
 int
-qcow2_check(struct qcow2 *q, unsigned fix, struct qcow2_check *ret)
+qcow2_check_count(struct qcow2_checker *c, uint64_t off, uint64_t len)
 {
-	CLEANUP(walk_done) struct walk w;
-	int r = walk_init(&w, q, fix, ret);
+	uint64_t size = atomic_load(&qcow2_file(c->q)->size), last;
+	int r;
 
-	if (!r)
-		r = count_all(&w);
-	if (!r)
-		r = compare_all(&w);
-	/* The counts first: flags must not say "ours alone" before they do. */
-	if (!r && fix)
-		r = qcow2_settle(q);
-	if (!r)
-		r = check_flags(&w);
-	if (!r && fix)
-		r = qcow2_settle(q);
+	if (!len)
+		return 0;
+	/* A cluster that the file ends in is there, and one right behind it may be
+	 * named by a table before it is written. */
+	if (off > INT64_MAX || len > (uint64_t)INT64_MAX - off ||
+	    (off + len > size && off + len - size >= c->q->cluster_size)) {
+		qcow2_check_say(c, "ERROR: counting reference for region exceeding the end of the "
+				   "file by one cluster or more: offset 0x%llx size 0x%llx",
+				(unsigned long long)off, (unsigned long long)len);
+		c->result->corruptions++;
+		return 0;
+	}
+	last = (off + len - 1) >> c->q->cluster_bits;
+	r = qcow2_counts_grow(&c->counts, last + 1);
+	for (uint64_t k = off >> c->q->cluster_bits; k <= last && !r; k++)
+		r = count_one(c, k);
+	if (r < 0)
+		c->result->errors++;
 	return r;
+}
+
+/* ---- the order of it ---- */
+
+static int
+count_all(struct qcow2_checker *c)
+{
+	struct qcow2 *q = c->q;
+	int r = qcow2_check_count(c, 0, q->cluster_size);
+
+	c->result->allocated_clusters = c->result->fragmented_clusters =
+		c->result->compressed_clusters = 0;
+	if (!r)
+		r = qcow2_check_active(c);
+	if (!r)
+		r = qcow2_check_snapshots(c);
+	if (!r && q->exts.has_crypto)
+		r = qcow2_check_count(c, q->exts.crypto_off, q->exts.crypto_len);
+	if (!r)
+		r = qcow2_check_bitmaps(c);
+	/* Last: a refcount block must not be anything else. */
+	if (!r)
+		r = qcow2_check_blocks(c);
+	return r;
+}
+
+/* Count and compare anew what was rebuilt: what it replaced is a leak now, which
+ * was none before. */
+static int
+recheck(struct qcow2_checker *c, unsigned fix)
+{
+	struct check_result *res = c->result, before = *res, compared;
+	int r;
+
+	res->corruptions = res->leaks = res->errors = 0;
+	c->rebuild = false;
+	c->fix = 0;
+	qcow2_counts_clear(&c->counts);
+	r = count_all(c);
+	c->fix = fix;
+	if (r < 0)
+		return r;
+	compared = *res;
+	if (fix & CHECK_FIX_LEAKS) {
+		r = qcow2_check_compare(c, CHECK_FIX_LEAKS);
+		if (c->rebuild)
+			qcow2_check_say(c, "ERROR rebuilt refcount structure is still broken");
+	}
+	compared.leaks = res->leaks;
+	compared.errors = res->errors;
+	*res = compared;
+	if (before.corruptions > res->corruptions)
+		res->corruptions_fixed += before.corruptions - res->corruptions;
+	if (before.leaks > res->leaks)
+		res->leaks_fixed += before.leaks - res->leaks;
+	return r;
+}
+
+static int
+rebuild(struct qcow2_checker *c)
+{
+	int r;
+
+	qcow2_check_say(c, "Rebuilding refcount structure");
+	r = qcow2_check_rebuild(c);
+	if (r < 0) {
+		qcow2_check_say(c, "ERROR rebuilding refcount structure: %s", strerror(-r));
+		c->result->errors++;
+		return r;
+	}
+	return recheck(c, c->fix);
+}
+
+/* Compare without changing anything first: only then it is known how to repair. */
+static int
+compare_and_fix(struct qcow2_checker *c)
+{
+	struct check_result before = *c->result;
+	int r = qcow2_check_compare(c, 0);
+
+	if (r < 0 || !c->fix)
+		return r;
+	if (c->rebuild && (c->fix & CHECK_FIX_ERRORS))
+		return rebuild(c);
+	if (c->rebuild) {
+		qcow2_check_say(c, "ERROR need to rebuild refcount structures");
+		c->result->errors++;
+		return -EIO;
+	}
+	if (!c->result->leaks && !c->result->corruptions)
+		return 0;
+	*c->result = before;
+	return qcow2_check_compare(c, c->fix);
+}
+
+/* Nothing is wrong any more. */
+static int
+unmark(struct qcow2 *q)
+{
+	const uint64_t marks = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
+	uint8_t field[8];
+	int r;
+
+	if (!(q->header.incompat & marks))
+		return 0;
+	put_be64(field, q->header.incompat & ~marks);
+	co_mutex_lock(&q->checkpoint);
+	r = qcow2_write_field(q, QCOW2_OFF_INCOMPAT, field, sizeof(field));
+	co_mutex_unlock(&q->checkpoint);
+	if (r < 0)
+		return r;
+	qcow2_lock(q);
+	q->header.incompat &= ~marks;
+	qcow2_unlock(q);
+	return 0;
+}
+
+static int
+check_all(struct qcow2_checker *c)
+{
+	struct qcow2 *q = c->q;
+	int r = count_all(c);
+
+	if (!r && c->fix)
+		r = qcow2_settle(q);
+	if (!r)
+		r = compare_and_fix(c);
+	if (!r)
+		r = qcow2_check_flags(c);
+	if (!r)
+		c->result->image_end = (c->last + 1) << q->cluster_bits;
+	if (!r && c->fix && !c->result->errors && !c->result->corruptions)
+		r = unmark(q);
+	return r;
+}
+
+static void
+checker_done(struct qcow2_checker *c)
+{
+	qcow2_counts_done(&c->counts);
+}
+
+int
+qcow2_check(struct qcow2 *q, unsigned fix, const struct check_report *report,
+	    struct check_result *ret)
+{
+	CLEANUP(checker_done) struct qcow2_checker c = {
+		.q = q, .fix = fix, .report = report, .result = ret,
+	};
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	ret->total_clusters = qcow2_clusters(q, round_down(q->header.size, 512));
+	r = qcow2_counts_grow(&c.counts, qcow2_clusters(q, atomic_load(&qcow2_file(q)->size)));
+	if (r < 0) {
+		ret->errors++;
+		return r;
+	}
+	return check_all(&c);
+}
+
+int
+qcow2_check_image(struct node *n, unsigned fix, const struct check_report *report,
+		  struct check_result *ret)
+{
+	return qcow2_check(n->state, fix, report, ret);
 }
 
 int
 qcow2_repair_dirty(struct qcow2 *q, struct error **errp)
 {
-	struct qcow2_check c;
-	uint8_t field[8];
-	int r = qcow2_check(q, QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS, &c);
+	struct check_result res;
+	int r = qcow2_check(q, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, NULL, &res);
 
-	if (!r && (c.errors || c.corruptions != c.corruptions_fixed))
+	if (!r && res.errors)
 		r = -EIO;
-	if (!r) {
-		put_be64(field, q->header.incompat & ~(uint64_t)QCOW2_INCOMPAT_DIRTY);
-		co_mutex_lock(&q->checkpoint);
-		r = qcow2_write_field(q, QCOW2_OFF_INCOMPAT, field, sizeof(field));
-		co_mutex_unlock(&q->checkpoint);
-	}
-	if (r < 0)
-		return error_set_errno(errp, r, "Could not repair dirty image"), -1;
-	q->header.incompat &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
-	return 0;
+	return r < 0 ? (error_set_errno(errp, r, "Could not repair dirty image"), -1) : 0;
 }

@@ -257,4 +257,5 @@ const struct driver driver_qcow2 = {
 	.info = qcow2_info,
 	.create = qcow2_create,
 	.change_backing = qcow2_change_backing,
+	.check = qcow2_check_image,
 };

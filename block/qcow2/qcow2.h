@@ -244,6 +244,8 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prea
 		   struct error **errp);
 int qcow2_create(const struct BlockdevCreateOptions *opts, struct error **errp);
 int qcow2_info(struct node *n, struct ImageInfo *info, struct error **errp);
+int qcow2_check_image(struct node *n, unsigned fix, const struct check_report *report,
+		      struct check_result *ret);
 int qcow2_change_backing(struct node *n, const char *file, const char *fmt,
 			 struct error **errp);
 

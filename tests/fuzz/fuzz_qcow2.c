@@ -53,7 +53,7 @@ use(void *arg)
 
 	for (int read_only = 0; read_only < 2; read_only++) {
 		struct node *file = mem_new(), *n;
-		struct qcow2_check c;
+		struct check_result c;
 
 		mem_faults(file)->max = FILE_MAX;
 		if (!buf || node_pwrite(file, 0, in->data, in->len))
@@ -62,8 +62,8 @@ use(void *arg)
 		if (n) {
 			touch(n, buf);
 			(void)qcow2_settle(n->state);
-			(void)qcow2_check(n->state, read_only ? 0 : QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS,
-					  &c);
+			(void)qcow2_check(n->state, read_only ? 0 : CHECK_FIX_LEAKS | CHECK_FIX_ERRORS,
+					  NULL, &c);
 			(void)q2_close(n);
 		}
 		mem_free(file);

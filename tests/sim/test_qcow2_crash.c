@@ -313,13 +313,13 @@ judge(const struct world *w, long cut, const uint64_t *may, struct node *file)
 {
 	uint64_t size = w->sectors * SECTOR;
 	uint8_t *buf = malloc(size);
-	struct qcow2_check c;
+	struct check_result c;
 	struct node *n = q2_open(file, w->backing, false, NULL);
 
 	judged++;
 	if (!n)
 		explain(w, cut, "does not open");
-	if (qcow2_check(n->state, 0, &c) || c.corruptions || c.errors)
+	if (qcow2_check(n->state, 0, NULL, &c) || c.corruptions || c.errors)
 		explain(w, cut, "is corrupt");
 	if (node_pread(n, 0, buf, size))
 		explain(w, cut, "cannot be read");
@@ -331,8 +331,8 @@ judge(const struct world *w, long cut, const uint64_t *may, struct node *file)
 			explain(w, cut, "holds what it must not");
 		}
 	}
-	if (c.leaks && (qcow2_check(n->state, QCOW2_FIX_LEAKS, &c) ||
-			qcow2_check(n->state, 0, &c) || c.leaks || c.corruptions))
+	if (c.leaks && (qcow2_check(n->state, CHECK_FIX_LEAKS, NULL, &c) ||
+			qcow2_check(n->state, 0, NULL, &c) || c.leaks || c.corruptions))
 		explain(w, cut, "cannot be repaired");
 	if (q2_close(n))
 		explain(w, cut, "cannot be closed");

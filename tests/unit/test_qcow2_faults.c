@@ -97,20 +97,20 @@ judge(struct world *w, bool lost)
 {
 	uint64_t size = w->p->f.size;
 	uint8_t *buf = malloc(size);
-	struct qcow2_check c;
+	struct check_result c;
 
 	atomic_store(&w->file->flush_error, 0);	/* as a file that is opened again */
 	w->image = q2_open(w->file, w->backing, false, NULL);
 	assert_non_null(w->image);
-	assert_int_equal(qcow2_check(w->image->state, 0, &c), 0);
+	assert_int_equal(qcow2_check(w->image->state, 0, NULL, &c), 0);
 	assert_int_equal(c.corruptions, 0);
 	assert_int_equal(c.errors, 0);
 	assert_int_equal(node_pread(w->image, 0, buf, size), 0);
 	for (uint64_t i = 0; i < size; i++)
 		if (!((lost ? w->ever : w->may)[i] >> buf[i] & 1))
 			fail_msg("byte %llx is %d", (unsigned long long)i, buf[i]);
-	assert_int_equal(qcow2_check(w->image->state, QCOW2_FIX_LEAKS, &c), 0);
-	assert_int_equal(qcow2_check(w->image->state, 0, &c), 0);
+	assert_int_equal(qcow2_check(w->image->state, CHECK_FIX_LEAKS, NULL, &c), 0);
+	assert_int_equal(qcow2_check(w->image->state, 0, NULL, &c), 0);
 	assert_int_equal(c.leaks + c.corruptions, 0);
 	assert_int_equal(q2_close(w->image), 0);
 	free(buf);

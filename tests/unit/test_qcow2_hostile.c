@@ -42,7 +42,7 @@ use(struct node *n)
 {
 	size_t size = min_u64(atomic_load(&n->size), SIZE);
 	char *buf = calloc(1, size + 1);
-	struct qcow2_check c;
+	struct check_result c;
 
 	(void)node_pread(n, 0, buf, size);
 	if (!n->read_only) {
@@ -52,7 +52,7 @@ use(struct node *n)
 		(void)node_flush(n);
 		(void)qcow2_settle(n->state);
 	}
-	(void)qcow2_check(n->state, n->read_only ? 0 : QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS, &c);
+	(void)qcow2_check(n->state, n->read_only ? 0 : CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, NULL, &c);
 	free(buf);
 	(void)q2_close(n);
 }

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Counting what the L1 and L2 tables refer to. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "block/io.h"
+#include "block/qcow2/check_int.h"
+#include "block/qcow2/map.h"
+#include "block/qcow2/overlap.h"
+
+#define L1_RESERVED UINT64_C(0x7f000000000001ff)
+#define L2_RESERVED UINT64_C(0x3f000000000001fe)	/* but for compressed entries */
+
+/* The L2 table being walked. */
+struct table {
+	uint64_t off;
+	uint8_t *data;
+	bool active;
+	uint64_t next;		/* where the cluster behind the last one found starts */
+};
+
+static int
+check_compressed(struct qcow2_checker *c, const struct table *t, uint64_t entry)
+{
+	uint64_t off, len;
+
+	qcow2_compressed_extent(c->q, entry, &off, &len);
+	if (entry & QCOW2_COPIED) {
+		qcow2_check_say(c, "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set "
+				   "for compressed clusters", off);
+		c->result->corruptions++;
+	}
+	if (t->active) {
+		c->result->allocated_clusters++;
+		c->result->compressed_clusters++;
+		c->result->fragmented_clusters++;
+	}
+	return qcow2_check_count(c, off, len);
+}
+
+/* Would a write to this L2 table ruin something else?  What overlaps what is for
+ * people to sort out. */
+static bool
+is_shared_place(const struct qcow2 *q, uint64_t off)
+{
+	if (qcow2_overlaps_fixed(q, off, q->cluster_size))
+		return true;
+	for (uint64_t i = 0; i < q->reftable_size; i++)
+		if ((q->reftable[i] & ~UINT64_C(511)) &&
+		    ranges_overlap(off, q->cluster_size, q->reftable[i] & ~UINT64_C(511),
+				   q->cluster_size))
+			return true;
+	return false;
+}
+
+/* Entry i, a zero cluster with a place that cannot be: it loses the place.  It
+ * refers to nothing then, so this may be on disk before or after all else. */
+static int
+fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
+{
+	struct qcow2 *q = c->q;
+	uint8_t *e = t->data + 8 * i;
+	int r;
+
+	if (is_shared_place(q, t->off)) {
+		c->result->errors++;
+		qcow2_check_say(c, "ERROR: Overlap check failed");
+		return -EIO;
+	}
+	put_be64(e, QCOW2_ZERO_BIT);
+	r = node_pwrite(qcow2_file(q), t->off + 8 * i, e, 8);
+	if (r < 0) {
+		c->result->errors++;
+		qcow2_check_say(c, "ERROR: Failed to overwrite L2 table entry: %s", strerror(-r));
+		return r;
+	}
+	qcow2_lock(q);
+	qcow2_cache_drop(q, &q->l2_cache, t->off, q->cluster_size);
+	qcow2_unlock(q);
+	c->result->corruptions--;
+	c->result->corruptions_fixed++;
+	return 0;
+}
+
+/* 1: entry i was repaired, and refers to nothing. */
+static int
+check_place(struct qcow2_checker *c, const struct table *t, uint64_t i, uint64_t entry)
+{
+	uint64_t host = entry & QCOW2_OFFSET_MASK;
+	int r;
+
+	if (is_aligned(host, c->q->cluster_size))
+		return 0;
+	c->result->corruptions++;
+	if (!(entry & QCOW2_ZERO_BIT)) {
+		qcow2_check_say(c, "ERROR offset=%" PRIx64 ": Data cluster is not properly "
+				   "aligned; L2 entry corrupted.", host);
+		return 0;
+	}
+	qcow2_check_say(c, "%s offset=%" PRIx64 ": Preallocated cluster is not properly aligned; "
+			   "L2 entry corrupted.", qcow2_check_verb(c, CHECK_FIX_ERRORS), host);
+	if (!(c->fix & CHECK_FIX_ERRORS))
+		return 0;
+	r = fix_by_zero(c, t, i);
+	return r < 0 ? r : 1;
+}
+
+static int
+check_entry(struct qcow2_checker *c, struct table *t, uint64_t i)
+{
+	uint64_t entry = get_be64(t->data + 8 * i), host = entry & QCOW2_OFFSET_MASK;
+	int r;
+
+	if (entry & QCOW2_COMPRESSED)
+		return check_compressed(c, t, entry);
+	if (entry & L2_RESERVED) {
+		qcow2_check_say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, entry);
+		c->result->corruptions++;
+	}
+	if (!host)
+		return 0;
+	r = check_place(c, t, i, entry);
+	if (r)
+		return r < 0 ? r : 0;
+	if (t->active) {
+		c->result->allocated_clusters++;
+		if (t->next && host != t->next)
+			c->result->fragmented_clusters++;
+		t->next = host + c->q->cluster_size;
+	}
+	return qcow2_check_count(c, host, c->q->cluster_size);
+}
+
+static int
+check_l2(struct qcow2_checker *c, uint64_t off, uint8_t *buf, bool active)
+{
+	struct table t = { .off = off, .data = buf, .active = active };
+	int r = node_pread(qcow2_file(c->q), off, buf, c->q->cluster_size);
+
+	if (r < 0) {
+		qcow2_check_say(c, "ERROR: I/O error in check_refcounts_l2");
+		c->result->errors++;
+		return r;
+	}
+	for (uint64_t i = 0; i < c->q->cluster_size / 8 && !r; i++)
+		r = check_entry(c, &t, i);
+	return r;
+}
+
+/* An L1 table of n entries at off, host byte order in l1. */
+static int
+check_l1(struct qcow2_checker *c, uint64_t off, const uint64_t *l1, uint64_t n, bool active)
+{
+	CLEANUP(cleanup_free) uint8_t *buf = malloc(c->q->cluster_size);
+	int r = buf ? qcow2_check_count(c, off, n * 8) : -ENOMEM;
+
+	for (uint64_t i = 0; i < n && !r; i++) {
+		uint64_t table = l1[i] & QCOW2_OFFSET_MASK;
+
+		if (!l1[i])
+			continue;
+		if (l1[i] & L1_RESERVED) {
+			qcow2_check_say(c, "ERROR found L1 entry with reserved bits set: %" PRIx64,
+					l1[i]);
+			c->result->corruptions++;
+		}
+		r = qcow2_check_count(c, table, c->q->cluster_size);
+		if (!is_aligned(table, c->q->cluster_size)) {
+			qcow2_check_say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster "
+					   "aligned; L1 entry corrupted", table);
+			c->result->corruptions++;
+		}
+		if (!r)
+			r = check_l2(c, table, buf, active);
+	}
+	return r;
+}
+
+int
+qcow2_check_active(struct qcow2_checker *c)
+{
+	return check_l1(c, c->q->header.l1_off, c->q->l1, c->q->l1_size, true);
+}
+
+int
+qcow2_check_inactive(struct qcow2_checker *c, uint64_t off, uint64_t n)
+{
+	CLEANUP(cleanup_free) uint64_t *l1 = malloc(n * 8 + 1);
+	int r = l1 ? node_pread(qcow2_file(c->q), off, l1, n * 8) : -ENOMEM;
+
+	if (r < 0) {
+		qcow2_check_say(c, "ERROR: I/O error in check_refcounts_l1");
+		c->result->errors++;
+		return r;
+	}
+	for (uint64_t i = 0; i < n; i++)
+		l1[i] = be64toh(l1[i]);
+	return check_l1(c, off, l1, n, false);
+}
