@@ -57,6 +57,19 @@ bitmap_free(struct bitmap *b)
 	free(b);
 }
 
+/* Words of a level; the top one is a single word. */
+static uint64_t
+words_of(const struct bitmap *b, unsigned level)
+{
+	return level + 1 < b->levels ? (uint64_t)(b->level[level + 1] - b->level[level]) : 1;
+}
+
+static uint64_t
+granules_of(const struct bitmap *b, uint64_t size)
+{
+	return (size >> b->shift) + !!(size & (((uint64_t)1 << b->shift) - 1));
+}
+
 uint64_t
 bitmap_size(const struct bitmap *b)
 {
@@ -155,7 +168,7 @@ next_set(const struct bitmap *b, uint64_t g)
 	for (;;) {
 		uint64_t w = g >> WORD_SHIFT, bits = 0;
 
-		if (w < (i + 1 < b->levels ? (uint64_t)(b->level[i + 1] - b->level[i]) : 1))
+		if (w < words_of(b, i))
 			bits = b->level[i][w] & (~(uint64_t)0 << (g & (WORD_BITS - 1)));
 		if (bits) {
 			g = (w << WORD_SHIFT) + (unsigned)__builtin_ctzll(bits);
@@ -223,4 +236,90 @@ bitmap_count(const struct bitmap *b)
 	bool tail = b->granules && is_set(b, b->granules - 1);
 
 	return bytes_of(b, b->count, tail);
+}
+
+/* ---- whole bitmaps ---- */
+
+/* Or bits into word w of level 0. */
+static void
+set_word(struct bitmap *b, uint64_t w, uint64_t bits)
+{
+	uint64_t *word = &b->level[0][w], before = *word;
+
+	*word |= bits;
+	b->count += (unsigned)__builtin_popcountll(*word ^ before);
+	if (!before && *word)
+		tell_above(b, w, true);
+}
+
+int
+bitmap_resize(struct bitmap **b, uint64_t size)
+{
+	struct bitmap *old = *b, *new;
+	uint64_t granules = granules_of(old, size), kept = granules << old->shift;
+	int err;
+
+	if (granules < old->granules)
+		bitmap_clear(old, kept, old->size - kept);
+	/* There is room, if only from before it became smaller. */
+	if (granules <= words_of(old, 0) * WORD_BITS) {
+		old->size = size;
+		old->granules = granules;
+		return 0;
+	}
+	err = bitmap_new(size, bitmap_granularity(old), &new);
+	if (err)
+		return err;
+	for (uint64_t w = 0; w < words_of(old, 0); w++)
+		set_word(new, w, old->level[0][w]);
+	bitmap_free(old);
+	*b = new;
+	return 0;
+}
+
+void
+bitmap_merge(struct bitmap *to, const struct bitmap *from)
+{
+	uint64_t end = min_u64(to->size, from->size), off = 0, len;
+
+	if (to->shift == from->shift && to->size == from->size) {
+		for (uint64_t w = 0; w < min_u64(words_of(from, 0), words_of(to, 0)); w++)
+			set_word(to, w, from->level[0][w]);
+		return;
+	}
+	for (; bitmap_next(from, off, end, &off, &len); off += len)
+		bitmap_set(to, off, len);
+}
+
+uint64_t
+bitmap_bytes(const struct bitmap *b)
+{
+	return div_up(b->granules, 8);
+}
+
+void
+bitmap_get_bytes(const struct bitmap *b, uint64_t first, void *buf, size_t len)
+{
+	uint8_t *p = buf;
+
+	for (size_t i = 0; i < len; i++) {
+		uint64_t byte = first + i;
+
+		p[i] = byte < bitmap_bytes(b)
+			       ? (uint8_t)(b->level[0][byte / 8] >> byte % 8 * 8) : 0;
+	}
+}
+
+void
+bitmap_set_bytes(struct bitmap *b, uint64_t first, const void *buf, size_t len)
+{
+	const uint8_t *p = buf;
+
+	for (size_t i = 0; i < len; i++) {
+		uint64_t byte = first + i, w = byte / 8;
+
+		if (!p[i] || byte >= bitmap_bytes(b))
+			continue;
+		set_word(b, w, (uint64_t)p[i] << byte % 8 * 8 & mask_of(w, 0, b->granules - 1));
+	}
 }

@@ -14,6 +14,7 @@
 #define BASE_BITMAP_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct bitmap;
@@ -22,6 +23,10 @@ struct bitmap;
  * would take 2 GiB, are more than there is memory. */
 int bitmap_new(uint64_t size, uint64_t granularity, struct bitmap **ret_bitmap);
 void bitmap_free(struct bitmap *b);	/* takes NULL */
+
+/* Make *b larger, by clear granules, or smaller; only the former can fail, and
+ * then nothing has changed.  *b may be another object afterwards. */
+int bitmap_resize(struct bitmap **b, uint64_t size);
 
 uint64_t bitmap_size(const struct bitmap *b);
 uint64_t bitmap_granularity(const struct bitmap *b);
@@ -40,5 +45,16 @@ bool bitmap_next(const struct bitmap *b, uint64_t off, uint64_t end, uint64_t *r
 
 /* Bytes of the bitmap's size that are set. */
 uint64_t bitmap_count(const struct bitmap *b);
+
+/* Set in `to` whatever is set in `from`, as far as both reach; their granularities
+ * may differ. */
+void bitmap_merge(struct bitmap *to, const struct bitmap *from);
+
+/* As bytes, in the form that disks and the wire know: granule 8 * i + k is bit k of
+ * byte i.  A range of bytes may reach beyond the end, where there are zeroes. */
+uint64_t bitmap_bytes(const struct bitmap *b);
+void bitmap_get_bytes(const struct bitmap *b, uint64_t first, void *buf, size_t len);
+/* Set the granules that buf has set; none is cleared. */
+void bitmap_set_bytes(struct bitmap *b, uint64_t first, const void *buf, size_t len);
 
 #endif

@@ -20,6 +20,7 @@
 
 #include "aio/colock.h"
 #include "base/list.h"
+#include "block/dirty.h"
 #include "block/io.h"
 #include "block/node.h"
 #include "block/perm.h"
@@ -156,6 +157,7 @@ struct node {
 	_Atomic bool flushing;
 	_Atomic int flush_error;	/* sticky -errno of a failed flush */
 	struct ranges *serial;		/* NULL: no two requests ever collide */
+	struct dirty_set bitmaps;
 	struct co_mutex flush_lock;
 
 	/* Cold: loop 0 only. */

@@ -79,6 +79,7 @@ graph_node_new(const struct driver *drv, const char *name, struct error **errp)
 	list_init(&n->edges);
 	list_init(&n->users);
 	list_init(&n->busy);
+	dirty_set_init(&n->bitmaps);
 	list_append(&graph_nodes, &n->in_all);
 	return n;
 
@@ -95,6 +96,7 @@ graph_node_free(struct node *n)
 	while (!list_empty(&n->busy))
 		node_clear_busy(n, LIST_FIRST(&n->busy, struct busy, link)->reason);
 	list_remove(&n->in_all);
+	dirty_set_done(&n->bitmaps);
 	free(n->serial);
 	BlockdevOptions_free(n->options);
 	free(n->filename);

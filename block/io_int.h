@@ -29,12 +29,22 @@ io_node_size(const struct node *n)
 	return atomic_load_explicit(&n->size, memory_order_acquire);
 }
 
-/* For whatever changed n: after it is done, before its caller learns of it. */
+/* There is something to flush. */
 static inline void
 io_mark_dirty(struct node *n)
 {
 	if (!atomic_load(&n->dirty))
 		atomic_store(&n->dirty, true);
+}
+
+/* For whatever changed n's content, or tried to: after it is done, before its caller
+ * learns of it. */
+static inline void
+io_mark_changed(struct node *n, uint64_t off, uint64_t len)
+{
+	io_mark_dirty(n);
+	if (__builtin_expect(atomic_load(&n->bitmaps.recording) != 0, 0))
+		dirty_mark(n, off, len);
 }
 
 /* A write below bounds, claims and zero detection: split and padded. */
@@ -44,7 +54,7 @@ int io_write_pieces(struct node *n, uint64_t off, const struct iov *src, unsigne
 int io_check_write(const struct node *n, uint64_t off, uint64_t len);
 /* The flags that n's driver takes itself, and what is left to do after it. */
 unsigned io_driver_flags(const struct node *n, unsigned flags);
-int io_write_done(struct node *n, uint64_t end, unsigned flags, int result);
+int io_write_done(struct node *n, uint64_t off, uint64_t len, unsigned flags, int result);
 
 /* A write's claim on all blocks that it touches; off and len in bounds.  Returns
  * false, and needs no release, where no two requests of n ever collide. */

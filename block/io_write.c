@@ -64,15 +64,15 @@ writes_through(const struct node *n, unsigned flags)
 }
 
 int
-io_write_done(struct node *n, uint64_t end, unsigned flags, int result)
+io_write_done(struct node *n, uint64_t off, uint64_t len, unsigned flags, int result)
 {
-	io_mark_dirty(n);
+	if (!result && off + len > io_node_size(n))
+		node_grew(n, off + len);
+	io_mark_changed(n, off, len);
 	if (result == -EIO && writes_through(n, flags))
 		atomic_store(&n->flush_error, result);
 	if (result)
 		return result;
-	if (end > io_node_size(n))
-		node_grew(n, end);
 	if ((flags & IO_FUA) && !(n->driver->caps & DRIVER_FUA))
 		return node_flush(n);
 	return 0;
@@ -191,7 +191,7 @@ node_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 		err = n->driver->write(n, off, src, io_driver_flags(n, flags));
 	else
 		err = write_claimed(n, off, src, flags);
-	return io_write_done(n, off + src->len, flags, err);
+	return io_write_done(n, off, src->len, flags, err);
 }
 
 /* ---- tracking ---- */

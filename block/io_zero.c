@@ -100,7 +100,7 @@ node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 	err = zero_pieces(n, off, len, io_driver_flags(n, flags & ~(unsigned)IO_COMPRESSED));
 	if (claimed)
 		ranges_release(n->serial, &claim);
-	return io_write_done(n, off + len, flags, err);
+	return io_write_done(n, off, len, flags, err);
 }
 
 static int
@@ -137,6 +137,6 @@ node_discard(struct node *n, uint64_t off, uint64_t len)
 	err = discard_pieces(n, off, len);
 	if (claimed)
 		ranges_release(n->serial, &claim);
-	io_mark_dirty(n);
+	io_mark_changed(n, off, len);
 	return err;
 }

@@ -124,6 +124,8 @@ fill_node(struct node *n, bool flat, struct BlockDeviceInfo *d, struct error **e
 	d->cache->writeback = true;
 	d->cache->direct = n->direct;
 	d->cache->no_flush = n->no_flush;
+	if (dirty_query(n, &d->dirty_bitmaps) < 0)
+		return no_memory(errp);
 	if (under) {
 		d->backing_file = strdup(node_filename(under));
 		if (!d->backing_file)

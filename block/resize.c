@@ -57,10 +57,12 @@ node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	/* A driver that knows better, a device or a rounded size, has set it. */
 	if (io_node_size(n) == old)
 		atomic_store(&n->size, size);
+	dirty_resized(n);
 	if (size <= old || hide_backing(n, old, size, errp) == 0)
 		return 0;
 	if (n->driver->truncate && n->driver->truncate(n, old, false, PREALLOC_OFF, NULL) == 0)
 		atomic_store(&n->size, old);
+	dirty_resized(n);
 	return -1;
 }
 
@@ -77,6 +79,7 @@ tell_users(struct node *n)
 			root_resized(root_of_use(u), node_size(n));
 		} else if (e->role & ROLE_FILTERED && node_is_filter(e->parent)) {
 			atomic_store(&e->parent->size, node_size(n));
+			dirty_resized(e->parent);
 			tell_users(e->parent);
 		}
 	}

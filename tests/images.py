@@ -122,6 +122,14 @@ def decrypt(kind, path, key, target):
     img('convert', *_secret(key), '--image-opts', encrypted_opts(kind, path), '-O', 'raw', target)
 
 
+def io(path, *commands, fmt='raw'):
+    """qemu-io commands on an image, or what a URI stands for."""
+    argv = []
+    for c in commands:
+        argv += ['-c', c]
+    return tool(peers.QEMU_IO, '-f', fmt, '-d', 'unmap', path, *argv)
+
+
 def check(path, fmt='qcow2'):
     """Assert that qemu-img check finds nothing at all."""
     out = img('check', '-f', fmt, path)

@@ -181,6 +181,135 @@ random_changes_agree_with_a_model(void **state)
 	bitmap_free(b);
 }
 
+/* ---- resizing, merging, bytes ---- */
+
+static struct bitmap *
+make_random(uint64_t size, uint64_t granularity, unsigned *seed)
+{
+	struct bitmap *b = make(size, granularity);
+
+	for (int i = 0; i < 40; i++) {
+		uint64_t off = (uint64_t)rand_r(seed) % size;
+
+		bitmap_set(b, off, min_u64((uint64_t)rand_r(seed) % 9000 + 1, size - off));
+	}
+	return b;
+}
+
+/* Is byte off within a granule that is set? */
+static bool
+has(const struct bitmap *b, uint64_t off)
+{
+	return off < bitmap_size(b) && bitmap_any(b, off, 1);
+}
+
+static void
+a_larger_bitmap_keeps_what_was_set_and_adds_clear_granules(void **state)
+{
+	unsigned seed = 1;
+
+	(void)state;
+	for (int i = 0; i < 200; i++) {
+		uint64_t old = (uint64_t)rand_r(&seed) % (1 << 20) + 1;
+		uint64_t size = old + (uint64_t)rand_r(&seed) % (1 << 21);
+		struct bitmap *b = make_random(old, 512, &seed), *was = make(old, 512);
+
+		bitmap_merge(was, b);
+		assert_int_equal(bitmap_resize(&b, size), 0);
+		assert_int_equal(bitmap_size(b), size);
+		for (uint64_t off = 0; off < size; off += 512)
+			assert_int_equal(has(b, off), has(was, off));
+		bitmap_free(b);
+		bitmap_free(was);
+	}
+}
+
+static void
+what_a_smaller_bitmap_lost_is_clear_when_it_grows_again(void **state)
+{
+	unsigned seed = 2;
+
+	(void)state;
+	for (int i = 0; i < 200; i++) {
+		uint64_t old = (uint64_t)rand_r(&seed) % (1 << 20) + 1;
+		uint64_t size = (uint64_t)rand_r(&seed) % old;
+		struct bitmap *b = make(old, 512);
+
+		bitmap_set(b, 0, old);
+		assert_int_equal(bitmap_resize(&b, size), 0);
+		assert_int_equal(bitmap_count(b), size);
+		assert_int_equal(bitmap_resize(&b, old), 0);
+		assert_int_equal(bitmap_count(b), min_u64(round_up(size, 512), old));
+		bitmap_free(b);
+	}
+}
+
+static void
+merging_marks_whatever_either_marks_at_any_granularity(void **state)
+{
+	static const uint64_t granularities[] = { 512, 4096, 65536 };
+	unsigned seed = 3;
+
+	(void)state;
+	for (int i = 0; i < 9; i++) {
+		uint64_t size = 3000000 + (uint64_t)rand_r(&seed) % 1000;
+		uint64_t granularity = granularities[i % 3];
+		struct bitmap *to = make_random(size, granularity, &seed);
+		struct bitmap *from = make_random(size, granularities[i / 3], &seed);
+		struct bitmap *was = make(size, granularity);
+
+		bitmap_merge(was, to);
+		bitmap_merge(to, from);
+		for (uint64_t off = 0; off < size; off += granularity) {
+			uint64_t len = min_u64(granularity, size - off);
+
+			assert_int_equal(has(to, off), has(was, off) || bitmap_any(from, off, len));
+		}
+		bitmap_free(to);
+		bitmap_free(from);
+		bitmap_free(was);
+	}
+}
+
+static void
+bytes_carry_a_bitmap_piece_by_piece(void **state)
+{
+	unsigned seed = 4;
+
+	(void)state;
+	for (int i = 0; i < 50; i++) {
+		uint64_t size = (uint64_t)rand_r(&seed) % 3000000 + 1;
+		struct bitmap *b = make_random(size, 512, &seed), *copy = make(size, 512);
+		uint64_t piece = (uint64_t)rand_r(&seed) % 700 + 1;
+		uint8_t buf[700];
+
+		for (uint64_t at = 0; at < bitmap_bytes(b); at += piece) {
+			bitmap_get_bytes(b, at, buf, piece);
+			for (uint64_t k = 0; k < 8 * piece; k++)
+				assert_int_equal(buf[k / 8] >> k % 8 & 1,
+						 has(b, (8 * at + k) * 512));
+			bitmap_set_bytes(copy, at, buf, piece);
+		}
+		assert_int_equal(bitmap_count(copy), bitmap_count(b));
+		for (uint64_t off = 0; off < size; off += 512)
+			assert_int_equal(has(b, off), has(copy, off));
+		bitmap_free(b);
+		bitmap_free(copy);
+	}
+}
+
+static void
+bits_beyond_the_end_are_left_out(void **state)
+{
+	struct bitmap *b = make(5 * 512, 512);
+	const uint8_t ones[3] = { 0xff, 0xff, 0xff };
+
+	(void)state;
+	bitmap_set_bytes(b, 0, ones, sizeof(ones));
+	assert_int_equal(bitmap_count(b), 5 * 512);
+	bitmap_free(b);
+}
+
 int
 main(void)
 {
@@ -193,6 +322,11 @@ main(void)
 		cmocka_unit_test(the_far_end_is_found_at_once),
 		cmocka_unit_test(what_cannot_be_had_is_refused),
 		cmocka_unit_test(random_changes_agree_with_a_model),
+		cmocka_unit_test(a_larger_bitmap_keeps_what_was_set_and_adds_clear_granules),
+		cmocka_unit_test(what_a_smaller_bitmap_lost_is_clear_when_it_grows_again),
+		cmocka_unit_test(merging_marks_whatever_either_marks_at_any_granularity),
+		cmocka_unit_test(bytes_carry_a_bitmap_piece_by_piece),
+		cmocka_unit_test(bits_beyond_the_end_are_left_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
