@@ -40,6 +40,7 @@
 
 #include "aio/loop.h"
 #include "base/list.h"
+#include "export/nbd/proto.h"
 
 struct co;
 struct nbd_command;
@@ -59,12 +60,14 @@ enum {
 	NBD_KEEP_MAX = 16 << 20,	/* of buffers that are kept for use again */
 	NBD_BUFFER_CLASSES = 13,	/* 8 KiB, 16 KiB ... 32 MiB */
 
+	NBD_STATUS_PAYLOAD_MAX = 1024,	/* of contexts that block status is limited to */
+
 	NBD_FLUSH_BYTES = 256 << 10,	/* replies that are worth a send at once */
 };
 
 /* What options negotiate, and STARTTLS makes forgotten as a whole. */
 struct nbd_session {
-	bool structured;
+	enum nbd_mode mode;
 	uint64_t meta_export;	/* serial of the export that contexts are for; 0: none */
 	unsigned contexts;	/* bits by enum nbd_context, see status.h */
 };
@@ -87,10 +90,10 @@ struct nbd_request {
 	struct nbd_conn *conn;
 	const struct nbd_command *command;
 	uint16_t type, flags;
-	uint32_t len;
-	uint64_t offset, cookie;
-
-	const uint8_t *payload;		/* of a write: in an inbuf, or at data */
+	uint64_t offset, len, cookie;
+	const uint8_t *payload;		/* in an inbuf, or at data; NULL: it was not kept */
+	uint32_t payload_len;
+	unsigned contexts;		/* that block status asks, as nbd_session.contexts */
 	struct nbd_inbuf *inbuf;
 	struct nbd_buffer *buffer;	/* where data is larger than NBD_SMALL */
 	uint8_t *data;			/* NBD_HEADROOM bytes before it are free */
@@ -167,14 +170,18 @@ void nbd_serve(struct nbd_conn *c);
 
 const struct nbd_command *nbd_request_command(uint16_t type);
 
-/* What this request carries behind its header. */
-uint32_t nbd_request_payload(const struct nbd_command *cmd, uint32_t len);
+/* What a request carries behind its header, and what becomes of that. */
+struct nbd_payload {
+	uint64_t len;
+	bool kept;		/* else it is thrown away */
+	bool fatal;		/* nobody can tell where the next request begins: the
+				 * connection ends after the reply */
+};
+struct nbd_payload nbd_request_payload(const struct nbd_command *cmd, enum nbd_mode mode,
+				       uint16_t flags, uint64_t len);
 
 /* How much memory it needs for its data. */
-uint32_t nbd_request_memory(const struct nbd_command *cmd, uint32_t len);
-
-/* Is a request of this length more than the server takes? */
-bool nbd_request_too_long(const struct nbd_command *cmd, uint32_t len);
+uint32_t nbd_request_memory(const struct nbd_command *cmd, uint64_t len);
 
 /* Check and carry out; queues the reply.  The body of a coroutine. */
 void nbd_request_run(void *request);
@@ -202,12 +209,14 @@ void nbd_reply_error(struct nbd_request *q, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 /* The q->len bytes at q->data. */
 void nbd_reply_data(struct nbd_request *q);
-/* As built by the caller in q->reply. */
+/* As built by the caller: in q->reply, or in one piece of memory. */
 void nbd_reply_queue(struct nbd_request *q);
+void nbd_reply_queue_one(struct nbd_request *q, uint8_t *start, size_t len);
 
-/* Write the header of a chunk with len bytes of payload. */
-void nbd_reply_chunk(uint8_t *to, const struct nbd_request *q, unsigned flags,
-		     unsigned type, uint32_t len);
+/* Write the header of a chunk of len bytes so that it ends before data, and return
+ * where it begins. */
+uint8_t *nbd_reply_chunk(uint8_t *data, const struct nbd_request *q, unsigned flags,
+			 unsigned type, uint32_t len);
 
 /* Send what is queued, as far as it goes without waiting; the rest follows by
  * itself. */

@@ -249,7 +249,15 @@ get_end(struct handshake *h)
 static uint16_t
 transmission_flags(const struct handshake *h, const struct nbd_export *e)
 {
-	return e->flags | (h->conn->session.structured ? NBD_FLAG_SEND_DF : 0);
+	const struct nbd_session *session = &h->conn->session;
+	unsigned flags = e->flags;
+
+	if (session->mode >= NBD_MODE_STRUCTURED)
+		flags |= NBD_FLAG_SEND_DF;
+	if (session->mode >= NBD_MODE_EXTENDED && session->contexts &&
+	    session->meta_export == e->base.serial)
+		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+	return (uint16_t)flags;
 }
 
 /* The client has chosen. */
@@ -278,8 +286,8 @@ on_export_name(struct handshake *h)
 	struct nbd_export *e;
 	uint64_t size;
 
-	/* This option knows no error reply. */
-	if (h->left > NBD_STRING_MAX || memchr(h->data, 0, h->left))
+	/* This option knows no error reply, and no extended headers. */
+	if (h->conn->session.mode == NBD_MODE_EXTENDED || h->left > NBD_STRING_MAX || memchr(h->data, 0, h->left))
 		return STEP_END;
 	memcpy(name, h->data, h->left);
 	name[h->left] = '\0';
@@ -332,10 +340,25 @@ on_structured_reply(struct handshake *h)
 {
 	if (!get_end(h))
 		return STEP_NEXT;
-	if (h->conn->session.structured)
+	if (h->conn->session.mode == NBD_MODE_EXTENDED)
+		return reply_error(h, NBD_REP_ERR_EXT_HEADER_REQD,
+				   "extended headers already negotiated");
+	if (h->conn->session.mode == NBD_MODE_STRUCTURED)
 		return reply_error(h, NBD_REP_ERR_INVALID,
 				   "structured reply already negotiated");
-	h->conn->session.structured = true;
+	h->conn->session.mode = NBD_MODE_STRUCTURED;
+	return reply_ack(h);
+}
+
+static enum step
+on_extended_headers(struct handshake *h)
+{
+	if (!get_end(h))
+		return STEP_NEXT;
+	if (h->conn->session.mode == NBD_MODE_EXTENDED)
+		return reply_error(h, NBD_REP_ERR_INVALID,
+				   "extended headers already negotiated");
+	h->conn->session.mode = NBD_MODE_EXTENDED;
 	return reply_ack(h);
 }
 
@@ -433,7 +456,7 @@ on_meta_context(struct handshake *h)
 	struct nbd_export *e;
 	int found;
 
-	if (!listing && !session->structured)
+	if (!listing && session->mode < NBD_MODE_STRUCTURED)
 		return reply_error(h, NBD_REP_ERR_INVALID,
 				   "request option '%s' when structured reply is not negotiated",
 				   nbd_proto_option_name(h->option));
@@ -481,6 +504,7 @@ static const struct option {
 	[NBD_OPT_STRUCTURED_REPLY] = { 1 << FIXED, on_structured_reply },
 	[NBD_OPT_LIST_META_CONTEXT] = { 1 << FIXED, on_meta_context },
 	[NBD_OPT_SET_META_CONTEXT] = { 1 << FIXED, on_meta_context },
+	[NBD_OPT_EXTENDED_HEADERS] = { 1 << FIXED, on_extended_headers },
 };
 
 static const struct option *

@@ -15,6 +15,8 @@
 #define NBD_REQUEST_MAGIC	 UINT32_C(0x25609513)
 #define NBD_SIMPLE_REPLY_MAGIC	 UINT32_C(0x67446698)
 #define NBD_STRUCTURED_REPLY_MAGIC UINT32_C(0x668e33ef)
+#define NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
+#define NBD_EXTENDED_REPLY_MAGIC UINT32_C(0x6e8a278c)
 
 enum {
 	NBD_GREETING_SIZE = 18,
@@ -23,10 +25,19 @@ enum {
 	NBD_REQUEST_SIZE = 28,
 	NBD_SIMPLE_REPLY_SIZE = 16,
 	NBD_CHUNK_SIZE = 20,		/* of a structured reply chunk's header */
+	NBD_EXTENDED_REQUEST_SIZE = 32,
+	NBD_EXTENDED_CHUNK_SIZE = 32,
 	NBD_EXPORT_NAME_ZEROES = 124,
 
 	NBD_STRING_MAX = 4096,		/* names, descriptions, queries */
 	NBD_PAYLOAD_MAX = 32 << 20,	/* of a request or reply */
+};
+
+/* How requests and replies look, as options have agreed on it. */
+enum nbd_mode {
+	NBD_MODE_SIMPLE,
+	NBD_MODE_STRUCTURED,	/* replies in chunks */
+	NBD_MODE_EXTENDED,	/* these, and all headers with 64-bit lengths */
 };
 
 /* handshake flags, and the client's */
@@ -47,6 +58,7 @@ enum {
 	NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
 	NBD_FLAG_SEND_CACHE = 1 << 10,
 	NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+	NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12,
 };
 
 enum nbd_option {
@@ -76,6 +88,7 @@ enum {
 #define NBD_REP_ERR_SHUTDOWN	NBD_REP_ERR(7)
 #define NBD_REP_ERR_BLOCK_SIZE_REQD NBD_REP_ERR(8)
 #define NBD_REP_ERR_TOO_BIG	NBD_REP_ERR(9)
+#define NBD_REP_ERR_EXT_HEADER_REQD NBD_REP_ERR(10)
 
 enum {
 	NBD_INFO_EXPORT = 0,
@@ -101,6 +114,7 @@ enum {
 	NBD_CMD_FLAG_DF = 1 << 2,
 	NBD_CMD_FLAG_REQ_ONE = 1 << 3,
 	NBD_CMD_FLAG_FAST_ZERO = 1 << 4,
+	NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5,
 };
 
 enum {
@@ -110,6 +124,7 @@ enum {
 	NBD_CHUNK_OFFSET_DATA = 1,
 	NBD_CHUNK_OFFSET_HOLE = 2,
 	NBD_CHUNK_BLOCK_STATUS = 5,
+	NBD_CHUNK_BLOCK_STATUS_EXT = 6,
 	NBD_CHUNK_ERROR = 0x8001,
 };
 

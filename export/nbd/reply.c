@@ -29,20 +29,28 @@ simple_header(uint8_t *to, const struct nbd_request *q, int err)
 	put_be64(to + 8, q->cookie);
 }
 
-void
-nbd_reply_chunk(uint8_t *to, const struct nbd_request *q, unsigned flags, unsigned type,
+uint8_t *
+nbd_reply_chunk(uint8_t *data, const struct nbd_request *q, unsigned flags, unsigned type,
 		uint32_t len)
 {
-	put_be32(to, NBD_STRUCTURED_REPLY_MAGIC);
+	bool extended = q->conn->session.mode == NBD_MODE_EXTENDED;
+	uint8_t *to = data - (extended ? NBD_EXTENDED_CHUNK_SIZE : NBD_CHUNK_SIZE);
+
+	put_be32(to, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
 	put_be16(to + 4, (uint16_t)flags);
 	put_be16(to + 6, (uint16_t)type);
 	put_be64(to + 8, q->cookie);
-	put_be32(to + 16, len);
+	if (extended) {
+		put_be64(to + 16, q->offset);
+		put_be64(to + 24, len);
+	} else {
+		put_be32(to + 16, len);
+	}
+	return to;
 }
 
-/* The reply is one piece of memory. */
-static void
-queue_one(struct nbd_request *q, uint8_t *start, size_t len)
+void
+nbd_reply_queue_one(struct nbd_request *q, uint8_t *start, size_t len)
 {
 	q->one = (struct iovec){ start, len };
 	q->reply = &q->one;
@@ -53,10 +61,15 @@ queue_one(struct nbd_request *q, uint8_t *start, size_t len)
 void
 nbd_reply_done(struct nbd_request *q)
 {
-	uint8_t *head = nbd_request_small(q) - NBD_SIMPLE_REPLY_SIZE;
+	uint8_t *end = nbd_request_small(q), *head;
 
-	simple_header(head, q, 0);
-	queue_one(q, head, NBD_SIMPLE_REPLY_SIZE);
+	if (q->conn->session.mode == NBD_MODE_EXTENDED) {
+		head = nbd_reply_chunk(end, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_NONE, 0);
+	} else {
+		head = end - NBD_SIMPLE_REPLY_SIZE;
+		simple_header(head, q, 0);
+	}
+	nbd_reply_queue_one(q, head, (size_t)(end - head));
 }
 
 void
@@ -68,21 +81,21 @@ nbd_reply_error(struct nbd_request *q, int err, const char *fmt, ...)
 	size_t len;
 
 	assert(err);
-	if (!q->conn->session.structured) {
+	if (q->conn->session.mode == NBD_MODE_SIMPLE) {
 		head = nbd_request_small(q) - NBD_SIMPLE_REPLY_SIZE;
 		simple_header(head, q, err);
-		queue_one(q, head, NBD_SIMPLE_REPLY_SIZE);
+		nbd_reply_queue_one(q, head, NBD_SIMPLE_REPLY_SIZE);
 		return;
 	}
 	va_start(ap, fmt);
 	vsnprintf(text, ERROR_TEXT_MAX, fmt, ap);
 	va_end(ap);
 	len = strlen(text);
-	head = nbd_request_small(q) - NBD_CHUNK_SIZE - 6;
-	nbd_reply_chunk(head, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_ERROR, (uint32_t)len + 6);
-	put_be32(head + NBD_CHUNK_SIZE, nbd_proto_error(err));
-	put_be16(head + NBD_CHUNK_SIZE + 4, (uint16_t)len);
-	queue_one(q, head, NBD_CHUNK_SIZE + 6 + len);
+	put_be32((uint8_t *)text - 6, nbd_proto_error(err));
+	put_be16((uint8_t *)text - 2, (uint16_t)len);
+	head = nbd_reply_chunk((uint8_t *)text - 6, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_ERROR,
+			       (uint32_t)len + 6);
+	nbd_reply_queue_one(q, head, (size_t)((uint8_t *)text - head) + len);
 }
 
 void
@@ -90,18 +103,17 @@ nbd_reply_data(struct nbd_request *q)
 {
 	uint8_t *head;
 
-	if (!q->conn->session.structured) {
+	if (q->conn->session.mode == NBD_MODE_SIMPLE) {
 		head = q->data - NBD_SIMPLE_REPLY_SIZE;
 		simple_header(head, q, 0);
 	} else if (!q->len) {
-		head = q->data - NBD_CHUNK_SIZE;
-		nbd_reply_chunk(head, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_NONE, 0);
+		head = nbd_reply_chunk(q->data, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_NONE, 0);
 	} else {
-		head = q->data - NBD_CHUNK_SIZE - 8;
-		nbd_reply_chunk(head, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_OFFSET_DATA, q->len + 8);
-		put_be64(head + NBD_CHUNK_SIZE, q->offset);
+		put_be64(q->data - 8, q->offset);
+		head = nbd_reply_chunk(q->data - 8, q, NBD_CHUNK_FLAG_DONE,
+				       NBD_CHUNK_OFFSET_DATA, (uint32_t)q->len + 8);
 	}
-	queue_one(q, head, (size_t)(q->data - head) + q->len);
+	nbd_reply_queue_one(q, head, (size_t)(q->data - head) + q->len);
 }
 
 /* ---- sending ---- */

@@ -21,7 +21,7 @@ enum {
 	 * the node is asked first. */
 	SPARSE_MIN = 64 << 10,
 	SPARSE_CHUNKS = 48,
-	SPARSE_HEAD = NBD_CHUNK_SIZE + 12,
+	SPARSE_HEAD = NBD_EXTENDED_CHUNK_SIZE + 12,
 };
 
 enum trait {
@@ -29,13 +29,14 @@ enum trait {
 	GETS_DATA = 1 << 1,	/* len bytes follow the reply */
 	CAPPED = 1 << 2,	/* len is at most NBD_PAYLOAD_MAX */
 	WRITES = 1 << 3,
+	MAY_CARRY = 1 << 4,	/* a short payload may follow an extended request */
 };
 
 struct nbd_command {
 	void (*run)(struct nbd_request *q);
 	unsigned traits;
-	uint16_t flags;			/* that it may have */
-	uint16_t structured_flags;	/* more, where structured replies were agreed on */
+	uint16_t flags[NBD_MODE_EXTENDED + 1];	/* that it may have, from a mode on */
+	bool (*unpack)(struct nbd_request *q);	/* before it is checked; false: replied */
 };
 
 static bool
@@ -68,17 +69,18 @@ static void
 sparse_add(struct sparse *s, struct nbd_request *q, uint32_t at, uint32_t len, bool hole)
 {
 	unsigned flags = at + len == q->len ? NBD_CHUNK_FLAG_DONE : 0;
-	uint8_t *head = s->heads[s->chunks++];
+	uint8_t *end = s->heads[s->chunks++] + SPARSE_HEAD, *head;
 
-	put_be64(head + NBD_CHUNK_SIZE, q->offset + at);
 	if (hole) {
-		nbd_reply_chunk(head, q, flags, NBD_CHUNK_OFFSET_HOLE, 12);
-		put_be32(head + NBD_CHUNK_SIZE + 8, len);
-		s->vec[s->vectors++] = (struct iovec){ head, NBD_CHUNK_SIZE + 12 };
+		put_be64(end - 12, q->offset + at);
+		put_be32(end - 4, len);
+		head = nbd_reply_chunk(end - 12, q, flags, NBD_CHUNK_OFFSET_HOLE, 12);
+		s->vec[s->vectors++] = (struct iovec){ head, (size_t)(end - head) };
 		return;
 	}
-	nbd_reply_chunk(head, q, flags, NBD_CHUNK_OFFSET_DATA, len + 8);
-	s->vec[s->vectors++] = (struct iovec){ head, NBD_CHUNK_SIZE + 8 };
+	put_be64(end - 8, q->offset + at);
+	head = nbd_reply_chunk(end - 8, q, flags, NBD_CHUNK_OFFSET_DATA, len + 8);
+	s->vec[s->vectors++] = (struct iovec){ head, (size_t)(end - head) };
 	s->vec[s->vectors++] = (struct iovec){ q->data + at, len };
 }
 
@@ -121,22 +123,19 @@ run_sparse_read(struct nbd_request *q)
 static void
 reply_hole(struct nbd_request *q)
 {
-	uint8_t *head = q->data - NBD_CHUNK_SIZE;
+	uint8_t *head = nbd_reply_chunk(q->data, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_OFFSET_HOLE,
+					12);
 
-	nbd_reply_chunk(head, q, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_OFFSET_HOLE, 12);
-	put_be64(head + NBD_CHUNK_SIZE, q->offset);
-	put_be32(head + NBD_CHUNK_SIZE + 8, q->len);
-	q->one = (struct iovec){ head, NBD_CHUNK_SIZE + 12 };
-	q->reply = &q->one;
-	q->reply_count = 1;
-	nbd_reply_queue(q);
+	put_be64(q->data, q->offset);
+	put_be32(q->data + 8, (uint32_t)q->len);
+	nbd_reply_queue_one(q, head, (size_t)(q->data - head) + 12);
 }
 
 static void
 run_read(struct nbd_request *q)
 {
 	struct iov v = IOV_BUF(NULL, q->len);
-	bool sparse = q->conn->session.structured && !(q->flags & NBD_CMD_FLAG_DF);
+	bool sparse = q->conn->session.mode >= NBD_MODE_STRUCTURED && !(q->flags & NBD_CMD_FLAG_DF);
 	int r;
 
 	if (nbd_pool_room(q, q->len) < 0) {
@@ -227,16 +226,23 @@ run_cache(struct nbd_request *q)
 /* ---- the table ---- */
 
 static const struct nbd_command commands[] = {
-	[NBD_CMD_READ] = { run_read, GETS_DATA | CAPPED, NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_DF },
-	[NBD_CMD_WRITE] = { run_write, CARRIES_DATA | CAPPED | WRITES, NBD_CMD_FLAG_FUA, 0 },
-	[NBD_CMD_FLUSH] = { run_flush, 0, NBD_CMD_FLAG_FUA, 0 },
-	[NBD_CMD_TRIM] = { run_trim, WRITES, NBD_CMD_FLAG_FUA, 0 },
-	[NBD_CMD_CACHE] = { run_cache, CAPPED, NBD_CMD_FLAG_FUA, 0 },
-	[NBD_CMD_WRITE_ZEROES] = { run_write_zeroes, WRITES,
-				   NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE |
-					   NBD_CMD_FLAG_FAST_ZERO, 0 },
-	[NBD_CMD_BLOCK_STATUS] = { nbd_status_run, 0,
-				   NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_REQ_ONE, 0 },
+	[NBD_CMD_READ] = {
+		run_read, GETS_DATA | CAPPED,
+		{ NBD_CMD_FLAG_FUA, [NBD_MODE_STRUCTURED] = NBD_CMD_FLAG_DF } },
+	[NBD_CMD_WRITE] = {
+		run_write, CARRIES_DATA | CAPPED | WRITES,
+		{ NBD_CMD_FLAG_FUA, [NBD_MODE_EXTENDED] = NBD_CMD_FLAG_PAYLOAD_LEN } },
+	[NBD_CMD_FLUSH] = { run_flush, 0, { NBD_CMD_FLAG_FUA } },
+	[NBD_CMD_TRIM] = { run_trim, WRITES, { NBD_CMD_FLAG_FUA } },
+	[NBD_CMD_CACHE] = { run_cache, CAPPED, { NBD_CMD_FLAG_FUA } },
+	[NBD_CMD_WRITE_ZEROES] = {
+		run_write_zeroes, WRITES,
+		{ NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO } },
+	[NBD_CMD_BLOCK_STATUS] = {
+		nbd_status_run, MAY_CARRY,
+		{ NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_REQ_ONE,
+		  [NBD_MODE_EXTENDED] = NBD_CMD_FLAG_PAYLOAD_LEN },
+		nbd_status_unpack },
 };
 
 static void
@@ -245,7 +251,7 @@ run_unknown(struct nbd_request *q)
 	nbd_reply_error(q, -EINVAL, "invalid request type (%u) received", q->type);
 }
 
-static const struct nbd_command unknown_command = { run_unknown, 0, NBD_CMD_FLAG_FUA, 0 };
+static const struct nbd_command unknown_command = { run_unknown, 0, { NBD_CMD_FLAG_FUA } };
 
 const struct nbd_command *
 nbd_request_command(uint16_t type)
@@ -254,22 +260,49 @@ nbd_request_command(uint16_t type)
 								 : &unknown_command;
 }
 
-uint32_t
-nbd_request_payload(const struct nbd_command *cmd, uint32_t len)
+struct nbd_payload
+nbd_request_payload(const struct nbd_command *cmd, enum nbd_mode mode, uint16_t flags,
+		    uint64_t len)
 {
-	return cmd->traits & CARRIES_DATA ? len : 0;
+	bool carries = cmd->traits & CARRIES_DATA;
+	bool announced = mode == NBD_MODE_EXTENDED && flags & NBD_CMD_FLAG_PAYLOAD_LEN;
+
+	/* QEMU's client forgets the flag that must announce a write's data.  They come
+	 * all the same; not to expect them would be to take for requests what a guest
+	 * has written. */
+	if (!carries && !announced)
+		return (struct nbd_payload){ 0 };
+	return (struct nbd_payload){
+		.len = len,
+		.kept = len <= (carries			   ? NBD_PAYLOAD_MAX
+				: cmd->traits & MAY_CARRY ? NBD_STATUS_PAYLOAD_MAX
+							   : 0),
+		.fatal = len > NBD_PAYLOAD_MAX,
+	};
 }
 
 uint32_t
-nbd_request_memory(const struct nbd_command *cmd, uint32_t len)
+nbd_request_memory(const struct nbd_command *cmd, uint64_t len)
 {
-	return cmd->traits & (CARRIES_DATA | GETS_DATA) && len <= NBD_PAYLOAD_MAX ? len : 0;
+	return cmd->traits & (CARRIES_DATA | GETS_DATA) && len <= NBD_PAYLOAD_MAX ? (uint32_t)len
+										  : 0;
 }
 
-bool
-nbd_request_too_long(const struct nbd_command *cmd, uint32_t len)
+static bool
+has_legal_flags(const struct nbd_request *q)
 {
-	return cmd->traits & CAPPED && len > NBD_PAYLOAD_MAX;
+	unsigned legal = 0;
+
+	for (enum nbd_mode m = NBD_MODE_SIMPLE; m <= q->conn->session.mode; m++)
+		legal |= q->command->flags[m];
+	return !(q->flags & ~legal);
+}
+
+static bool
+is_too_long(const struct nbd_request *q)
+{
+	return q->len > NBD_PAYLOAD_MAX &&
+	       (q->command->traits & CAPPED || q->flags & NBD_CMD_FLAG_PAYLOAD_LEN);
 }
 
 /* May it run?  If not, the error is queued. */
@@ -278,18 +311,19 @@ check(struct nbd_request *q)
 {
 	const struct nbd_command *cmd = q->command;
 	const struct nbd_conn *c = q->conn;
-	unsigned legal = cmd->flags | (c->session.structured ? cmd->structured_flags : 0u);
 
-	if (nbd_request_too_long(cmd, q->len))
-		nbd_reply_error(q, -EINVAL, "len (%" PRIu32 ") is larger than max len (%u)",
+	if (is_too_long(q))
+		nbd_reply_error(q, -EINVAL, "len (%" PRIu64 ") is larger than max len (%u)",
 				q->len, (unsigned)NBD_PAYLOAD_MAX);
+	else if (cmd->unpack && !cmd->unpack(q))
+		return false;
 	else if (cmd->traits & WRITES && c->transmission_flags & NBD_FLAG_READ_ONLY)
 		nbd_reply_error(q, -EROFS, "Export is read-only");
 	else if (!range_within(q->offset, q->len, c->size))
 		nbd_reply_error(q, cmd->traits & WRITES && q->type != NBD_CMD_TRIM ? -ENOSPC : -EINVAL,
-				"operation past EOF; From: %" PRIu64 ", Len: %" PRIu32
+				"operation past EOF; From: %" PRIu64 ", Len: %" PRIu64
 				", Size: %" PRIu64, q->offset, q->len, c->size);
-	else if (q->flags & ~legal)
+	else if (!has_legal_flags(q))
 		nbd_reply_error(q, -EINVAL, "unsupported flags for command %s (got 0x%x)",
 				nbd_proto_command_name(q->type), q->flags);
 	else

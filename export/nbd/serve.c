@@ -13,9 +13,10 @@
 enum { BATCHES_IN_A_ROW = 8 };	/* before others on this loop have their turn */
 
 struct head {
+	const struct nbd_command *command;
 	uint16_t flags, type;
-	uint64_t cookie, offset;
-	uint32_t len;
+	uint64_t cookie, offset, len;
+	struct nbd_payload payload;
 };
 
 static size_t
@@ -69,18 +70,18 @@ wait_for_room(struct nbd_conn *c, uint32_t charge)
 static int
 receive_payload(struct nbd_conn *c, struct nbd_request *q)
 {
-	size_t have = min_u64(available(c), q->len);
-	int r = nbd_pool_room(q, q->len);
+	size_t len = q->payload_len, have = min_u64(available(c), len);
+	int r = nbd_pool_room(q, len);
 
 	if (r < 0) {
 		/* Its bytes come all the same. */
-		c->skip = q->len;
+		c->skip = len;
 		return r;
 	}
 	memcpy(q->data, c->in->data + c->in_start, have);
 	c->in_start += have;
 	q->payload = q->data;
-	return have < q->len ? sock_recv_full(c->sock, q->data + have, q->len - have) : 0;
+	return have < len ? sock_recv_full(c->sock, q->data + have, len - have) : 0;
 }
 
 static int
@@ -88,25 +89,22 @@ take_payload(struct nbd_conn *c, struct nbd_request *q)
 {
 	int r;
 
-	if (q->len > NBD_IN_PLACE_MAX) {
+	if (q->payload_len > NBD_IN_PLACE_MAX) {
 		r = receive_payload(c, q);
 		return r == -ENOMEM ? 0 : r;
 	}
-	assert(available(c) >= q->len);
+	assert(available(c) >= q->payload_len);
 	q->payload = c->in->data + c->in_start;
-	c->in_start += q->len;
+	c->in_start += q->payload_len;
 	nbd_pool_hold(q);
 	return 0;
 }
 
 /* Make a request of the head, with its payload, and start it. */
 static int
-start_request(struct nbd_conn *c, const struct head *h, const struct nbd_command *cmd)
+start_request(struct nbd_conn *c, const struct head *h)
 {
-	uint32_t payload = nbd_request_payload(cmd, h->len);
-	/* Too long a payload is not received; the connection ends. */
-	bool fatal = payload && nbd_request_too_long(cmd, h->len);
-	uint32_t charge = nbd_request_memory(cmd, h->len);
+	uint32_t charge = nbd_request_memory(h->command, h->len);
 	struct nbd_request *q;
 	int r = 0;
 
@@ -116,32 +114,55 @@ start_request(struct nbd_conn *c, const struct head *h, const struct nbd_command
 		return -ENOMEM;
 	q->charge = charge;
 	c->bytes += charge;
-	q->command = cmd;
+	q->command = h->command;
 	q->type = h->type;
 	q->flags = h->flags;
 	q->len = h->len;
 	q->offset = h->offset;
 	q->cookie = h->cookie;
-	if (payload && !fatal)
+	q->payload_len = h->payload.kept ? (uint32_t)h->payload.len : 0;
+	if (q->payload_len)
 		r = take_payload(c, q);
+	else
+		c->skip = h->payload.len;
 	if (r < 0) {
 		nbd_pool_put(q);
 		return r;
 	}
 	if (co_start(nbd_request_run, q) < 0)
 		nbd_reply_error(q, -ENOMEM, "No memory");
-	return fatal ? -EMSGSIZE : 0;
+	return h->payload.fatal ? -EMSGSIZE : 0;
+}
+
+/* The header of a request that p begins with. */
+static int
+parse_head(const struct nbd_conn *c, const uint8_t *p, struct head *h)
+{
+	bool extended = c->session.mode == NBD_MODE_EXTENDED;
+
+	if (get_be32(p) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
+		return -EPROTO;
+	h->flags = get_be16(p + 4);
+	h->type = get_be16(p + 6);
+	if (h->type == NBD_CMD_DISC)
+		return -ENODATA;
+	h->cookie = get_be64(p + 8);
+	h->offset = get_be64(p + 16);
+	h->len = extended ? get_be64(p + 24) : get_be32(p + 24);
+	h->command = nbd_request_command(h->type);
+	h->payload = nbd_request_payload(h->command, c->session.mode, h->flags, h->len);
+	return 0;
 }
 
 /* Start what is whole in the inbuf.  1: more bytes are needed; or -errno. */
 static int
 start_all(struct nbd_conn *c)
 {
+	size_t size = c->session.mode == NBD_MODE_EXTENDED ? NBD_EXTENDED_REQUEST_SIZE
+							   : NBD_REQUEST_SIZE;
+
 	while (available(c)) {
-		const uint8_t *p = c->in->data + c->in_start;
-		const struct nbd_command *cmd;
 		struct head h;
-		uint32_t payload;
 		int r;
 
 		if (c->skip) {
@@ -151,23 +172,16 @@ start_all(struct nbd_conn *c)
 			c->in_start += n;
 			continue;
 		}
-		if (available(c) < NBD_REQUEST_SIZE)
+		if (available(c) < size)
 			break;
-		if (get_be32(p) != NBD_REQUEST_MAGIC)
-			return -EPROTO;
-		h = (struct head){
-			.flags = get_be16(p + 4), .type = get_be16(p + 6),
-			.cookie = get_be64(p + 8), .offset = get_be64(p + 16),
-			.len = get_be32(p + 24),
-		};
-		if (h.type == NBD_CMD_DISC)
-			return -ENODATA;
-		cmd = nbd_request_command(h.type);
-		payload = nbd_request_payload(cmd, h.len);
-		if (payload <= NBD_IN_PLACE_MAX && available(c) - NBD_REQUEST_SIZE < payload)
+		r = parse_head(c, c->in->data + c->in_start, &h);
+		if (r < 0)
+			return r;
+		if (h.payload.kept && h.payload.len <= NBD_IN_PLACE_MAX &&
+		    available(c) - size < h.payload.len)
 			break;
-		c->in_start += NBD_REQUEST_SIZE;
-		r = start_request(c, &h, cmd);
+		c->in_start += size;
+		r = start_request(c, &h);
 		if (r < 0)
 			return r;
 		if (c->out_bytes >= NBD_FLUSH_BYTES)

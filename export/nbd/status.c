@@ -20,33 +20,47 @@ enum {
 	EXTENTS_BEFORE_YIELD = 512,
 	EXTENT_SIZE = 8,		/* on the wire: length, flags */
 	CONTEXT_HEAD = NBD_CHUNK_SIZE + 4,
+	WIDE_EXTENT_SIZE = 16,		/* with extended headers */
+	WIDE_CONTEXT_HEAD = NBD_EXTENDED_CHUNK_SIZE + 8,
 };
 
 /* Extents of one context, as they go onto the wire. */
 struct extents {
-	uint8_t *to;
+	bool wide;
+	uint8_t *to, *last;
 	unsigned count, max;
-	uint32_t last_len, last_flags;
+	uint64_t last_len;
+	uint32_t last_flags;
 };
+
+static void
+put_len(const struct extents *x)
+{
+	if (x->wide)
+		put_be64(x->last, x->last_len);
+	else
+		put_be32(x->last, (uint32_t)x->last_len);
+}
 
 /* Append an extent, or lengthen the last one.  False: there is no room. */
 static bool
 extents_add(struct extents *x, uint64_t len, uint32_t flags)
 {
-	uint8_t *last = x->to + (size_t)(x->count - 1) * EXTENT_SIZE;
-
-	if (x->count && x->last_flags == flags && x->last_len + len <= UINT32_MAX) {
-		x->last_len += (uint32_t)len;
-		put_be32(last, x->last_len);
+	if (x->count && x->last_flags == flags && (x->wide || x->last_len + len <= UINT32_MAX)) {
+		x->last_len += len;
+		put_len(x);
 		return true;
 	}
 	if (x->count == x->max)
 		return false;
-	last = x->to + (size_t)x->count++ * EXTENT_SIZE;
-	x->last_len = (uint32_t)len;
+	x->last = x->to + (size_t)x->count++ * (x->wide ? WIDE_EXTENT_SIZE : EXTENT_SIZE);
+	x->last_len = len;
 	x->last_flags = flags;
-	put_be32(last, x->last_len);
-	put_be32(last + 4, flags);
+	put_len(x);
+	if (x->wide)
+		put_be64(x->last + 8, flags);
+	else
+		put_be32(x->last + 4, flags);
 	return true;
 }
 
@@ -164,16 +178,72 @@ nbd_status_query(const char *query, bool listing)
 	return found;
 }
 
+/* The contexts that the payload of an extended request is limited to: its bits, or 0
+ * if it is malformed or names what was not negotiated. */
+static unsigned
+payload_contexts(const struct nbd_request *q)
+{
+	unsigned found = 0;
+
+	for (uint32_t at = 8; at + 4 <= q->payload_len; at += 4) {
+		uint32_t id = get_be32(q->payload + at);
+
+		if (id >= NBD_CONTEXTS || !(q->conn->session.contexts & (1u << id)) ||
+		    found & (1u << id))
+			return 0;
+		found |= 1u << id;
+	}
+	return found;
+}
+
+bool
+nbd_status_unpack(struct nbd_request *q)
+{
+	q->contexts = q->conn->session.contexts;
+	if (q->conn->session.mode < NBD_MODE_EXTENDED || !(q->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+		return true;
+	q->contexts = q->payload && q->payload_len % 4 == 0 ? payload_contexts(q) : 0;
+	if (!q->contexts) {
+		nbd_reply_error(q, -EINVAL, "CMD_BLOCK_STATUS payload not valid");
+		return false;
+	}
+	q->len = get_be64(q->payload);
+	return true;
+}
+
+/* Put the chunk of one context at to; returns where the next one goes. */
+static int
+put_context(struct nbd_request *q, unsigned context, unsigned max, bool last, uint8_t *to,
+	    uint8_t **ret_end)
+{
+	bool wide = q->conn->session.mode == NBD_MODE_EXTENDED;
+	size_t size = wide ? WIDE_EXTENT_SIZE : EXTENT_SIZE, before = wide ? 8 : 4;
+	struct extents x = { .wide = wide, .max = max };
+	int r;
+
+	x.to = to + (wide ? WIDE_CONTEXT_HEAD : CONTEXT_HEAD);
+	r = contexts[context].fill(q, &x);
+	if (r < 0)
+		return r;
+	put_be32(x.to - before, context);
+	if (wide)
+		put_be32(x.to - 4, x.count);
+	nbd_reply_chunk(x.to - before, q, last ? NBD_CHUNK_FLAG_DONE : 0,
+			wide ? NBD_CHUNK_BLOCK_STATUS_EXT : NBD_CHUNK_BLOCK_STATUS,
+			(uint32_t)(before + x.count * size));
+	*ret_end = x.to + x.count * size;
+	return 0;
+}
+
 void
 nbd_status_run(struct nbd_request *q)
 {
-	unsigned chosen = q->conn->session.contexts;
-	size_t n = (size_t)__builtin_popcount(chosen);
+	size_t n = (size_t)__builtin_popcount(q->contexts);
 	unsigned max = q->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : EXTENTS_MAX;
 	uint8_t *to;
 	int r = 0;
 
-	if (!chosen) {
+	if (!n) {
 		nbd_reply_error(q, -EINVAL, "CMD_BLOCK_STATUS not negotiated");
 		return;
 	}
@@ -183,25 +253,14 @@ nbd_status_run(struct nbd_request *q)
 	}
 	if (max > 1)
 		max = (unsigned)min_u64(max, div_up(q->len, 512) + 1);
-	r = nbd_pool_room(q, n * (CONTEXT_HEAD + (size_t)max * EXTENT_SIZE));
+	r = nbd_pool_room(q, n * (WIDE_CONTEXT_HEAD + (size_t)max * WIDE_EXTENT_SIZE));
 	to = q->data;
-	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS; i++) {
-		struct extents x = { .to = to + CONTEXT_HEAD, .max = max };
-
-		if (!(chosen & (1u << i)))
-			continue;
-		r = contexts[i].fill(q, &x);
-		nbd_reply_chunk(to, q, --n ? 0 : NBD_CHUNK_FLAG_DONE, NBD_CHUNK_BLOCK_STATUS,
-				4 + x.count * EXTENT_SIZE);
-		put_be32(to + NBD_CHUNK_SIZE, i);
-		to = x.to + (size_t)x.count * EXTENT_SIZE;
-	}
+	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS; i++)
+		if (q->contexts & (1u << i))
+			r = put_context(q, i, max, !--n, to, &to);
 	if (r < 0) {
 		nbd_reply_error(q, r, "can't get block status");
 		return;
 	}
-	q->one = (struct iovec){ q->data, (size_t)(to - q->data) };
-	q->reply = &q->one;
-	q->reply_count = 1;
-	nbd_reply_queue(q);
+	nbd_reply_queue_one(q, q->data, (size_t)(to - q->data));
 }

@@ -28,6 +28,10 @@ unsigned nbd_status_offered(const struct nbd_export *e);
 /* The contexts that a query names; wildcards only where listing. */
 unsigned nbd_status_query(const char *query, bool listing);
 
+/* Find out which contexts a request asks, and for how long a range: false if that
+ * is wrong, and the error is queued. */
+bool nbd_status_unpack(struct nbd_request *q);
+
 /* Answer NBD_CMD_BLOCK_STATUS.  Coroutine. */
 void nbd_status_run(struct nbd_request *q);
 

@@ -15,6 +15,8 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 
 RIGHT_ERROR = "the protocol's own error: QEMU 10.0 replaces it by EINVAL when it checks a request"
+PAYLOAD_FLAG = ('QEMU offers BLOCK_STATUS_PAYLOAD in answer to INFO also where no contexts were set,'
+                ' and then not in answer to GO')
 DIFFERENT = {
     'trailing data after queries': 'QEMU does not look at it, and takes it for the next option',
     'write to a read-only export': RIGHT_ERROR,
@@ -23,7 +25,9 @@ DIFFERENT = {
     'write beyond the end': RIGHT_ERROR,
     'zero beyond the end': RIGHT_ERROR,
     'wrong magic': 'QEMU answers the junk before it hangs up',
-    'extended headers': 'not offered yet',
+    'extended, info': PAYLOAD_FLAG,
+    'extended, contexts of another export': PAYLOAD_FLAG,
+    'extended, contexts listed': PAYLOAD_FLAG,
     'nul in an export name': 'QEMU takes what stands before it',
 }
 
@@ -86,10 +90,12 @@ COMMANDS = {
 }
 
 
-def opt(option, data=b'', **how):
-    """The replies to an option, after structured replies if they are wanted."""
+def opt(option, data=b'', before=(), **how):
+    """The replies to an option, after others if they are wanted."""
     def ask(path):
         with Conn(path, flags=how.get('flags', 3)) as c:
+            for args in before:
+                c.option(*args)
             if how.get('structured'):
                 c.option(nbd.OPT_STRUCTURED)
             try:
@@ -104,9 +110,13 @@ def opt(option, data=b'', **how):
 
 
 def cmd(kind, *, name='rw', meta=('base:allocation',), **args):
-    """The answer to a request, with simple and with structured replies."""
+    """The answer to a request, with extended headers, structured and simple replies."""
     def ask(path):
         answers = []
+        with connect(path, name, extended=True, meta=meta) as c:
+            flags = args.get('flags', 0) | (nbd.PAYLOAD_LEN if args.get('data') else 0)
+            c.request(kind, **{**args, 'flags': flags})
+            answers += [c.chunks(), c.offset, c.transmission]
         with connect(path, name, structured=True, meta=meta) as c:
             c.request(kind, **args)
             answers.append(c.chunks())
@@ -118,6 +128,27 @@ def cmd(kind, *, name='rw', meta=('base:allocation',), **args):
             answers.append(c.simple(args.get('length', 0) if kind == nbd.READ else 0))
         return answers
     return ask
+
+
+def extended(kind, *, name='ro', meta=('base:allocation', 'qemu:allocation-depth'), **args):
+    """The answer to an extended request, and to the one behind it."""
+    def ask(path):
+        answers = []
+        with connect(path, name, extended=True, meta=meta) as c:
+            c.request(kind, **args)
+            try:
+                answers.append((c.chunks(), c.offset))
+                c.request(nbd.READ, 0, 4)
+                answers.append(c.chunks())
+            except nbd.Closed:
+                answers.append('closed')
+        return answers
+    return ask
+
+
+def status(data, length=None, flags=0, **args):
+    return extended(nbd.BLOCK_STATUS, length=len(data) if length is None else length, data=data,
+                    flags=nbd.PAYLOAD_LEN | flags, **args)
 
 
 def export_name(name, flags=3, structured=False):
@@ -145,6 +176,7 @@ def junk(path):
 
 
 META = nbd.meta_data('rw', 'base:allocation')
+EXTENDED, STRUCTURED = (nbd.OPT_EXTENDED,), (nbd.OPT_STRUCTURED,)
 WIRE = {
     'greeting': greeting,
     'unknown client flag': opt(nbd.OPT_LIST, flags=7),
@@ -161,6 +193,18 @@ WIRE = {
     'structured twice': opt(nbd.OPT_STRUCTURED, structured=True),
     'structured with data': opt(nbd.OPT_STRUCTURED, b'x'),
     'extended headers': opt(nbd.OPT_EXTENDED),
+    'extended with data': opt(nbd.OPT_EXTENDED, b'x'),
+    'extended twice': opt(nbd.OPT_EXTENDED, before=[EXTENDED]),
+    'extended, then structured': opt(nbd.OPT_STRUCTURED, before=[EXTENDED]),
+    'structured, then extended': opt(nbd.OPT_EXTENDED, before=[STRUCTURED]),
+    'extended, export name': opt(nbd.OPT_EXPORT_NAME, b'rw', before=[EXTENDED]),
+    'extended, info': opt(nbd.OPT_INFO, nbd.go_data('rw'), before=[EXTENDED]),
+    'extended, info with contexts': opt(nbd.OPT_INFO, nbd.go_data('rw'),
+                                        before=[EXTENDED, (nbd.OPT_SET_META, META)]),
+    'extended, contexts of another export': opt(nbd.OPT_INFO, nbd.go_data('ro'),
+                                                before=[EXTENDED, (nbd.OPT_SET_META, META)]),
+    'extended, contexts listed': opt(nbd.OPT_INFO, nbd.go_data('rw'),
+                                     before=[EXTENDED, (nbd.OPT_LIST_META, META)]),
     'withdrawn option': opt(4), 'unknown option': opt(77, b'data'), 'option 0': opt(0),
     'too long an option': opt(nbd.OPT_LIST, length=(32 << 20) + 1),
     'info': opt(nbd.OPT_INFO, nbd.go_data('rw')),
@@ -235,6 +279,45 @@ WIRE = {
     'status, no context, nothing': cmd(nbd.BLOCK_STATUS, length=0, meta=()),
     'status by depth': cmd(nbd.BLOCK_STATUS, name='ro', length=SIZE,
                            meta=('base:allocation', 'qemu:allocation-depth')),
+    'extended read of 8 GiB': extended(nbd.READ, length=1 << 33),
+    'extended read of everything': extended(nbd.READ, length=(1 << 64) - 1),
+    'extended read with a payload': extended(nbd.READ, length=4, data=b'abcd',
+                                             flags=nbd.PAYLOAD_LEN),
+    'extended read with a long payload': extended(nbd.READ, length=MIB, data=bytes(MIB),
+                                                  flags=nbd.PAYLOAD_LEN),
+    'extended read with too long a payload': extended(nbd.READ, length=(32 << 20) + 1,
+                                                      flags=nbd.PAYLOAD_LEN),
+    'extended write without the flag': extended(nbd.WRITE, name='rw', offset=8 * MIB, length=512,
+                                                data=bytes(512)),
+    'extended write of nothing': extended(nbd.WRITE, name='rw'),
+    'extended write of nothing, flag': extended(nbd.WRITE, name='rw', flags=nbd.PAYLOAD_LEN),
+    'extended write, too long': extended(nbd.WRITE, name='rw', length=33 * MIB,
+                                         flags=nbd.PAYLOAD_LEN),
+    'extended flush with a payload': extended(nbd.FLUSH, length=3, data=b'abc',
+                                              flags=nbd.PAYLOAD_LEN),
+    'extended trim of 8 EiB': extended(nbd.TRIM, name='rw', length=1 << 63),
+    'extended cache of 1 TiB': extended(nbd.CACHE, length=1 << 40),
+    'extended unknown command with a payload': extended(99, length=4, data=b'abcd',
+                                                        flags=nbd.PAYLOAD_LEN),
+    'extended disconnect': extended(nbd.DISC),
+    'extended disconnect with a payload': extended(nbd.DISC, length=4, data=b'abcd',
+                                                   flags=nbd.PAYLOAD_LEN),
+    'status of one context': status(nbd.status_data(SIZE, 0)),
+    'status of the other context': status(nbd.status_data(SIZE, 1)),
+    'status of one extent of one context': status(nbd.status_data(SIZE, 1), flags=nbd.REQ_ONE),
+    'status of both contexts': status(nbd.status_data(SIZE, 1, 0)),
+    'status of a context twice': status(nbd.status_data(SIZE, 0, 0)),
+    'status of an unknown context': status(nbd.status_data(SIZE, 5)),
+    'status of a context not asked for': status(nbd.status_data(SIZE, 1),
+                                                meta=('base:allocation',)),
+    'status of no context': status(nbd.status_data(SIZE)),
+    'status, payload cut': status(b'abcd'),
+    'status, payload odd': status(nbd.status_data(SIZE, 0) + b'x'),
+    'status, payload long': status(nbd.status_data(SIZE, *range(100))),
+    'status, payload longer': status(nbd.status_data(SIZE, *range(10000))),
+    'status, payload too long': status(b'', length=(32 << 20) + 1),
+    'status, payload beyond the end': status(nbd.status_data(SIZE + 1, 0)),
+    'status, payload of nothing': status(nbd.status_data(0, 0)),
     'unknown command': cmd(99), 'unknown command and flag': cmd(99, flags=64),
     'wrong magic': junk,
 }

@@ -61,12 +61,37 @@ only_writes_carry_data(void **state)
 		const struct nbd_command *cmd = nbd_request_command((uint16_t)type);
 
 		assert_non_null(cmd);
-		assert_int_equal(nbd_request_payload(cmd, 77), type == NBD_CMD_WRITE ? 77 : 0);
+		for (enum nbd_mode m = NBD_MODE_SIMPLE; m < NBD_MODE_EXTENDED; m++)
+			for (uint16_t flags = 0; flags < 64; flags += 32)
+				assert_int_equal(nbd_request_payload(cmd, m, flags, 77).len,
+						 type == NBD_CMD_WRITE ? 77 : 0);
 	}
 }
 
 static void
-lengths_are_capped_where_memory_is_needed(void **state)
+extended_requests_carry_data_where_the_flag_says_so(void **state)
+{
+	(void)state;
+	for (unsigned type = 0; type < 300; type++) {
+		const struct nbd_command *cmd = nbd_request_command((uint16_t)type);
+		bool keeps = type == NBD_CMD_WRITE || type == NBD_CMD_BLOCK_STATUS;
+		struct nbd_payload p;
+
+		p = nbd_request_payload(cmd, NBD_MODE_EXTENDED, NBD_CMD_FLAG_PAYLOAD_LEN, 77);
+		assert_true(p.len == 77 && p.kept == keeps && !p.fatal);
+		p = nbd_request_payload(cmd, NBD_MODE_EXTENDED, NBD_CMD_FLAG_PAYLOAD_LEN,
+					NBD_PAYLOAD_MAX);
+		assert_true(p.len == NBD_PAYLOAD_MAX && p.kept == (type == NBD_CMD_WRITE) && !p.fatal);
+		p = nbd_request_payload(cmd, NBD_MODE_EXTENDED, NBD_CMD_FLAG_PAYLOAD_LEN,
+					NBD_PAYLOAD_MAX + 1);
+		assert_true(!p.kept && p.fatal);
+		p = nbd_request_payload(cmd, NBD_MODE_EXTENDED, 0, 77);
+		assert_int_equal(p.len, type == NBD_CMD_WRITE ? 77 : 0);
+	}
+}
+
+static void
+memory_is_capped(void **state)
 {
 	const uint32_t max = NBD_PAYLOAD_MAX;
 
@@ -75,12 +100,9 @@ lengths_are_capped_where_memory_is_needed(void **state)
 		const struct nbd_command *cmd = nbd_request_command((uint16_t)type);
 		bool moves = type == NBD_CMD_READ || type == NBD_CMD_WRITE;
 
-		assert_false(nbd_request_too_long(cmd, max));
-		assert_int_equal(nbd_request_too_long(cmd, max + 1),
-				 moves || type == NBD_CMD_CACHE);
 		assert_int_equal(nbd_request_memory(cmd, max), moves ? max : 0);
 		assert_int_equal(nbd_request_memory(cmd, max + 1), 0);
-		assert_int_equal(nbd_request_memory(cmd, UINT32_MAX), 0);
+		assert_int_equal(nbd_request_memory(cmd, UINT64_MAX), 0);
 	}
 }
 
@@ -112,7 +134,8 @@ main(void)
 		cmocka_unit_test(commands_have_names),
 		cmocka_unit_test(errors_are_those_of_the_protocol),
 		cmocka_unit_test(only_writes_carry_data),
-		cmocka_unit_test(lengths_are_capped_where_memory_is_needed),
+		cmocka_unit_test(extended_requests_carry_data_where_the_flag_says_so),
+		cmocka_unit_test(memory_is_capped),
 		cmocka_unit_test(contexts_are_found_by_name),
 	};
 

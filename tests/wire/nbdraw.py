@@ -12,19 +12,21 @@ REPLY_MAGIC = 0x0003e889045565a9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_MAGIC = 0x67446698
 STRUCTURED_MAGIC = 0x668e33ef
+EXTENDED_REQUEST_MAGIC = 0x21e41c71
+EXTENDED_MAGIC = 0x6e8a278c
 
 OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_STARTTLS = 1, 2, 3, 5
 OPT_INFO, OPT_GO, OPT_STRUCTURED, OPT_LIST_META, OPT_SET_META, OPT_EXTENDED = 6, 7, 8, 9, 10, 11
 REP_ACK, REP_SERVER, REP_INFO, REP_META = 1, 2, 3, 4
 REP_ERR = 1 << 31
-ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_TLS_REQD, ERR_UNKNOWN, ERR_TOO_BIG = (
-    REP_ERR + n for n in (1, 2, 3, 5, 6, 9))
+ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_TLS_REQD, ERR_UNKNOWN, ERR_TOO_BIG, ERR_EXT_REQD = (
+    REP_ERR + n for n in (1, 2, 3, 5, 6, 9, 10))
 INFO_EXPORT, INFO_NAME, INFO_DESCRIPTION, INFO_BLOCK_SIZE = 0, 1, 2, 3
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS = range(8)
-FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = 1, 2, 4, 8, 16, 32
 EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN = (
     1, 5, 12, 22, 28, 75, 95, 108)
-CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS = 0, 1, 2, 5
+CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS, CHUNK_STATUS_EXT = 0, 1, 2, 5, 6
 CHUNK_ERROR, CHUNK_ERROR_OFFSET = 0x8001, 0x8002
 
 
@@ -33,6 +35,8 @@ class Closed(Exception):
 
 
 class Conn:
+    extended = False    # headers are, from the next request on
+
     def __init__(self, path, flags=3, greet=True, timeout=20):
         self.sock = socket.socket(socket.AF_UNIX)
         # With a time limit a full backlog would be an error at once.
@@ -109,8 +113,14 @@ class Conn:
     # ---- transmission ----
 
     def request(self, kind, offset=0, length=0, flags=0, cookie=7, data=b'',
-                magic=REQUEST_MAGIC):
-        self.send(struct.pack('>IHHQQI', magic, flags, kind, cookie, offset, length) + data)
+                magic=None):
+        if self.extended:
+            head = struct.pack('>IHHQQQ', magic or EXTENDED_REQUEST_MAGIC, flags, kind, cookie,
+                               offset, length)
+        else:
+            head = struct.pack('>IHHQQI', magic or REQUEST_MAGIC, flags, kind, cookie, offset,
+                               length)
+        self.send(head + data)
 
     def simple(self, length=0):
         """A simple reply: (error, cookie, data), with data if error is 0."""
@@ -119,11 +129,18 @@ class Conn:
         return error, cookie, self.recv(length) if not error else b''
 
     def chunks(self):
-        """The chunks of one structured reply: [(kind, payload), ...]; a simple
-        reply, which is legal for all but reads, gives [('simple', error)]."""
+        """The chunks of one structured or extended reply: [(kind, payload), ...]; a
+        simple reply, which is legal for all but reads, gives [('simple', error)]."""
         out = []
         while True:
             magic = struct.unpack('>I', self.recv(4))[0]
+            if self.extended:
+                assert magic == EXTENDED_MAGIC, hex(magic)
+                flags, kind, _, self.offset, length = struct.unpack('>HHQQQ', self.recv(28))
+                out.append((kind, self.recv(length)))
+                if flags & 1:
+                    return out
+                continue
             if magic == SIMPLE_MAGIC:
                 error, _ = struct.unpack('>IQ', self.recv(12))
                 return [('simple', error)]
@@ -159,9 +176,17 @@ def meta_data(name, *queries):
     return data
 
 
-def connect(path, name='', structured=False, meta=None, infos=()):
+def status_data(length, *contexts):
+    """The payload of an extended BLOCK_STATUS."""
+    return struct.pack(f'>Q{len(contexts)}I', length, *contexts)
+
+
+def connect(path, name='', structured=False, meta=None, infos=(), extended=False):
     """A connection in transmission."""
     conn = Conn(path)
+    if extended:
+        assert conn.option(OPT_EXTENDED) == [(REP_ACK, b'')]
+        conn.extended = True
     if structured:
         assert conn.option(OPT_STRUCTURED) == [(REP_ACK, b'')]
     if meta:

@@ -429,6 +429,84 @@ def test_block_status(path):
         assert c.error_of(nbd.BLOCK_STATUS) == (nbd.EINVAL, 'need non-zero length')
 
 
+@pytest.mark.io
+def test_extended_headers_serve_every_command(path):
+    data = random.Random(7).randbytes(70000)
+    with connect(path, 'rw', extended=True, meta=['base:allocation']) as c:
+        assert c.transmission == 0x1ded
+        done = [(nbd.CHUNK_NONE, b'')]
+        c.request(nbd.WRITE, 4 * MIB, len(data), nbd.PAYLOAD_LEN | nbd.FUA, data=data)
+        assert c.chunks() == done and c.offset == 4 * MIB
+        c.request(nbd.READ, 4 * MIB + 1, 1000)
+        assert c.chunks() == [(nbd.CHUNK_DATA, struct.pack('>Q', 4 * MIB + 1) + data[1:1001])]
+        c.request(nbd.READ, 4 * MIB - 65536, 65536 + len(data))
+        assert c.chunks() == [
+            (nbd.CHUNK_HOLE, struct.pack('>QI', 4 * MIB - 65536, 65536)),
+            (nbd.CHUNK_DATA, struct.pack('>Q', 4 * MIB) + data)] or len(data) % 4096
+        assert c.offset == 4 * MIB - 65536
+        for kind, length in ((nbd.FLUSH, 0), (nbd.CACHE, MIB), (nbd.TRIM, SIZE),
+                             (nbd.WRITE_ZEROES, SIZE)):
+            c.request(kind, 0, length, cookie=1 << 63)
+            assert c.chunks() == done
+        c.request(nbd.BLOCK_STATUS, 0, SIZE)
+        (kind, payload), = c.chunks()
+        assert kind == nbd.CHUNK_STATUS_EXT
+        assert payload == struct.pack('>IIQQ', 0, 1, SIZE, 3)
+
+
+@pytest.mark.io
+def test_extended_requests_reach_beyond_4_gib(start, tmp):
+    size = 12 << 30
+    start('--blockdev', f'null-co,node-name=n,size={size},read-zeroes=on',
+          '--nbd-server', f'addr.type=unix,addr.path={tmp}/nbd',
+          '--export', 'nbd,id=e,node-name=n,name=big,writable=on')
+    with connect(tmp / 'nbd', 'big', extended=True, meta=['base:allocation']) as c:
+        for kind in (nbd.TRIM, nbd.WRITE_ZEROES):
+            c.request(kind, 0, size)
+            assert c.chunks() == [(nbd.CHUNK_NONE, b'')]
+        c.request(nbd.BLOCK_STATUS, 1 << 30, size - (1 << 30))
+        assert [struct.unpack('>IIQQ', p) for _, p in c.chunks()] == [
+            (0, 1, size - (1 << 30), 3)]
+        c.request(nbd.BLOCK_STATUS, 0, size, nbd.REQ_ONE)
+        assert [struct.unpack('>IIQQ', p) for _, p in c.chunks()] == [(0, 1, size, 3)]
+    # Compact headers cannot even ask.
+    with connect(tmp / 'nbd', 'big', structured=True, meta=['base:allocation']) as c:
+        assert status(c, 0, 0xffffffff) == [(0xffffffff, 3)]
+
+
+def test_extended_write_needs_no_flag_for_its_data(path):
+    """QEMU's client forgets it, and what it sends are not requests."""
+    forged = struct.pack('>IHHQQQ', nbd.EXTENDED_REQUEST_MAGIC, 0, nbd.WRITE_ZEROES, 1, 0, 4096)
+    with connect(path, 'rw', extended=True) as c:
+        c.request(nbd.WRITE, 8 * MIB, len(forged), data=forged)
+        assert c.chunks() == [(nbd.CHUNK_NONE, b'')]
+        c.request(nbd.READ, 8 * MIB, len(forged))
+        assert c.chunks()[0][1][8:] == forged
+        c.request(nbd.READ, 0, 4096)
+        assert c.chunks()[0][0] == nbd.CHUNK_DATA
+
+
+@pytest.mark.parametrize('magic', [nbd.REQUEST_MAGIC, nbd.EXTENDED_REQUEST_MAGIC])
+def test_headers_of_the_other_kind_end_the_connection(path, magic):
+    with connect(path, 'rw', extended=magic == nbd.REQUEST_MAGIC) as c:
+        c.request(nbd.FLUSH, magic=magic)
+        assert c.closed()
+
+
+def test_block_status_may_be_limited_to_some_contexts(start, tmp, disk):
+    start('--blockdev', f'file,node-name=f,filename={disk}',
+          '--nbd-server', f'addr.type=unix,addr.path={tmp}/nbd',
+          '--export', 'nbd,id=e,node-name=f,allocation-depth=on')
+    both = ['base:allocation', 'qemu:allocation-depth']
+    with connect(tmp / 'nbd', 'f', extended=True, meta=both) as c:
+        for ids in ((0,), (1,), (0, 1), (1, 0)):
+            data = nbd.status_data(4096, *ids)
+            c.request(nbd.BLOCK_STATUS, 0, len(data), nbd.PAYLOAD_LEN, data=data)
+            assert [struct.unpack('>I', p[:4])[0] for _, p in c.chunks()] == sorted(ids)
+        c.request(nbd.BLOCK_STATUS, 0, 4096)
+        assert len(c.chunks()) == 2
+
+
 @pytest.mark.limit(180)
 def test_disconnect_at_every_byte(serve):
     """A whole session, cut after each of its bytes: nothing is left of any."""
