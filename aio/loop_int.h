@@ -11,6 +11,7 @@
 #include "aio/co.h"
 #include "aio/ctx.h"
 #include "aio/loop.h"
+#include "aio/spin.h"
 #include "base/list.h"
 
 struct co_group;
@@ -80,6 +81,7 @@ struct loop {
 	struct co root;			/* the thread's own stack */
 	struct co *switched_from;
 	int64_t polled_ns;		/* when events were looked at last */
+	struct spin spin;
 
 	struct co_pool pool;
 	pthread_mutex_t spare_lock;

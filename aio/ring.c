@@ -184,6 +184,12 @@ has_hidden(const struct ring *r)
 	       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
+bool
+ring_has_news(const struct ring *r)
+{
+	return r->in_flight && (has_hidden(r) || io_uring_cq_ready(&r->uring));
+}
+
 void
 ring_flush(struct ring *r)
 {
@@ -211,7 +217,7 @@ ring_sleeps(struct ring *r, bool sleeps)
 	/* Pairs with the kernel's, which writes a completion and then looks
 	 * whether the eventfd is wanted. */
 	full_barrier();
-	return !has_hidden(r) && !io_uring_cq_ready(&r->uring);
+	return !ring_has_news(r);
 }
 
 static struct io_uring_sqe *
@@ -307,6 +313,13 @@ void
 ring_flush(struct ring *r)
 {
 	(void)r;
+}
+
+bool
+ring_has_news(const struct ring *r)
+{
+	(void)r;
+	return false;
 }
 
 bool

@@ -31,6 +31,9 @@ void ring_free(struct ring *r);		/* takes NULL */
  * Cheap if nothing is in flight. */
 void ring_flush(struct ring *r);
 
+/* Is some operation complete whose coroutine does not know yet? */
+bool ring_has_news(const struct ring *r);
+
 /* Say that the loop is going to sleep, or that it does not any more.  False:
  * it should not, there is something to flush. */
 bool ring_sleeps(struct ring *r, bool sleeps);

@@ -25,13 +25,21 @@
 #endif
 #if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
 #define TEST_TSAN 1
+#include <sanitizer/tsan_interface.h>
 #endif
 
 enum { TEST_SECONDS = 120, TEST_IO_LOOPS = 3 };
 
+#ifdef TEST_TSAN
+static void *main_fiber;
+#endif
+
 static inline int
 loops_setup_flags(unsigned flags)
 {
+#ifdef TEST_TSAN
+	main_fiber = __tsan_get_current_fiber();
+#endif
 	alarm(TEST_SECONDS);
 	return loops_start(TEST_IO_LOOPS, flags, NULL);
 }
@@ -54,6 +62,11 @@ static inline int
 loops_teardown(void **state)
 {
 	(void)state;
+#ifdef TEST_TSAN
+	/* A check that failed in a coroutine jumped out of it. */
+	if (__tsan_get_current_fiber() != main_fiber)
+		__tsan_switch_to_fiber(main_fiber, 0);
+#endif
 	loops_stop();
 	return 0;
 }

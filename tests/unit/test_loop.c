@@ -479,6 +479,31 @@ test_io_uring_can_be_switched_off(void **state)
 	assert_true(ok);
 }
 
+static void
+do_nothing(void *arg)
+{
+	(void)arg;
+}
+
+static void
+call_many(void *arg)
+{
+	for (int i = 0; i < 40; i++)
+		assert_int_equal(co_call(loop_io(0), do_nothing, arg), 0);
+}
+
+/* After calls in quick succession it looks for work for a while longer, and a
+ * look takes the edge by which it is told to stop. */
+static void
+test_a_loop_that_looks_around_stops_when_told(void **state)
+{
+	for (int i = 0; i < 300; i++) {
+		assert_int_equal(loops_setup(state), 0);
+		run(call_many, NULL);
+		assert_int_equal(loops_teardown(state), 0);
+	}
+}
+
 int
 main(void)
 {
@@ -494,6 +519,7 @@ main(void)
 		CO_TEST(test_timers_fire_in_order_and_never_after_a_cancel),
 		CO_TEST(test_a_timer_may_set_itself_again),
 		CO_TEST(test_a_busy_loop_still_looks_at_events),
+		cmocka_unit_test(test_a_loop_that_looks_around_stops_when_told),
 		cmocka_unit_test(test_a_filter_that_forbids_io_uring_leaves_threads),
 		CO_TEST_NO_URING(test_io_uring_can_be_switched_off),
 	};
