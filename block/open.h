@@ -63,6 +63,10 @@ struct open_policy {
 	/* What images may name (backing files): NULL list = anywhere. */
 	const char *const *image_dirs;		/* NULL-terminated; confine to these folders */
 	bool follow_images;			/* false: a backing file named by an image is an error */
+	/* The top image is opened to be checked (block/check.h): what the check judges
+	 * or repairs is no reason to refuse, no guest data will be read, and no
+	 * backing file is opened. */
+	bool check;
 };
 
 extern const struct open_policy open_policy_default;	/* no decryptor; follow */

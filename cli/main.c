@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "cli/check.h"
 #include "cli/info.h"
 #include "cli/qmp.h"
 #include "cli/rescue.h"
@@ -20,6 +21,7 @@ static const struct verb {
 } verbs[] = {
 	{ "rescue", cli_rescue, "decrypt an image to a plain one" },
 	{ "qmp", cli_qmp, "send one command to a daemon" },
+	{ "check", cli_check, "check an image's metadata, and repair it" },
 	{ "info", cli_info, "say what an image is, and how it is encrypted" },
 };
 

@@ -222,8 +222,10 @@ static int
 check_all(struct qcow2_checker *c)
 {
 	struct qcow2 *q = c->q;
-	int r = count_all(c);
+	int r = qcow2_check_read_snapshots(c);
 
+	if (!r)
+		r = count_all(c);
 	if (!r && c->fix)
 		r = qcow2_settle(q);
 	if (!r)

@@ -64,6 +64,8 @@ int qcow2_check_count(struct qcow2_checker *c, uint64_t off, uint64_t len);
 int qcow2_check_active(struct qcow2_checker *c);	/* check_tables.c */
 /* An L1 table of n entries at off, which is not the active one. */
 int qcow2_check_inactive(struct qcow2_checker *c, uint64_t off, uint64_t n);
+/* Read the snapshot table, which opening for a check left out. */
+int qcow2_check_read_snapshots(struct qcow2_checker *c);
 int qcow2_check_snapshots(struct qcow2_checker *c);
 int qcow2_check_bitmaps(struct qcow2_checker *c);
 int qcow2_check_blocks(struct qcow2_checker *c);	/* check_refs.c */

@@ -1,10 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Counting what the internal snapshots refer to. */
+/* Reading the snapshot table, and counting what the internal snapshots refer to. */
+#include <errno.h>
 #include <inttypes.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/error.h"
 #include "block/qcow2/check_int.h"
 #include "block/qcow2/snapshots.h"
+
+int
+qcow2_check_read_snapshots(struct qcow2_checker *c)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	struct qcow2 *q = c->q;
+	const struct qcow2_header *h = &q->header;
+
+	if (!q->checking)
+		return 0;	/* they are there */
+	qcow2_snapshots_done(q);
+	/* An entry of the table takes at least 40 bytes. */
+	if (qcow2_table_check(h->snapshots_off, h->nb_snapshots, 40, 40 * QCOW2_SNAPSHOTS_MAX,
+			      q->cluster_bits, "snapshot table", &err))
+		qcow2_check_say(c, "ERROR %s", error_text(err));
+	else if (qcow2_snapshots_read(q, &err))
+		qcow2_check_say(c, "ERROR failed to read the snapshot table: %s", error_text(err));
+	if (!err)
+		return 0;
+	c->result->errors++;
+	return -EINVAL;
+}
 
 static int
 check_snapshot(struct qcow2_checker *c, const struct qcow2_snapshot *s)

@@ -39,17 +39,15 @@ qcow2_ext_split(const uint8_t *buf, size_t off, size_t end, struct qcow2_exts *r
 	while (off < end) {
 		uint32_t type, len;
 
-		if (end - off < EXT_HEAD)
-			break;
+		if (end - off < EXT_HEAD || get_be32(buf + off + 4) > end - off - EXT_HEAD) {
+			qcow2_ext_done(ret);
+			return error_set(errp, "Header extension too large");
+		}
 		type = get_be32(buf + off);
 		len = get_be32(buf + off + 4);
 		off += EXT_HEAD;
 		if (type == QCOW2_EXT_END)
 			break;
-		if (len > end - off) {
-			qcow2_ext_done(ret);
-			return error_set(errp, "Header extension too large");
-		}
 		if (append(ret, type, buf + off, len)) {
 			qcow2_ext_done(ret);
 			return error_set(errp, "Out of memory for the header extensions");

@@ -38,13 +38,28 @@ set_geometry(struct qcow2 *q, uint32_t slice)
 	q->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 }
 
+/* The check judges by itself whether there are counts and snapshots, and whether an
+ * image that is marked corrupt is so. */
+static struct qcow2_header
+without_what_is_checked(const struct qcow2_header *h)
+{
+	struct qcow2_header judged = *h;
+
+	judged.incompat &= ~(uint64_t)QCOW2_INCOMPAT_CORRUPT;
+	judged.nb_snapshots = 0;
+	judged.snapshots_off = 0;
+	if (!judged.reftable_clusters)
+		judged.reftable_clusters = 1;
+	return judged;
+}
+
 /* The header, the extensions behind it, and the backing file's name. */
 static int
 load_header(struct qcow2 *q, struct error **errp)
 {
 	CLEANUP(cleanup_free) uint8_t *buf = NULL;
 	uint8_t head[UINT64_C(1) << QCOW2_CLUSTER_BITS_MIN];
-	struct qcow2_header *h = &q->header;
+	struct qcow2_header *h = &q->header, judged;
 	size_t end, len;
 	int r;
 
@@ -63,8 +78,9 @@ load_header(struct qcow2 *q, struct error **errp)
 		return error_set_errno(errp, r, "Could not read qcow2 header"), -1;
 	if (qcow2_ext_split(buf, h->header_len, end, &q->exts, errp))
 		return -1;
-	if (qcow2_header_check(h, q->exts.features, q->exts.features_len, q->node->read_only,
-			       errp))
+	judged = q->checking ? without_what_is_checked(h) : *h;
+	if (qcow2_header_check(&judged, q->exts.features, q->exts.features_len,
+			       q->node->read_only, errp))
 		return -1;
 	if (!h->backing_off)
 		return 0;
@@ -136,7 +152,7 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 		goto fail;
 	set_geometry(q, slice);
 	if (load_tables(q, errp) || qcow2_ext_decode(&q->header, &q->exts, errp) ||
-	    qcow2_snapshots_read(q, errp))
+	    (!q->checking && qcow2_snapshots_read(q, errp)))
 		goto fail;
 	if (q->exts.backing_format && q->backing_name) {
 		q->backing_format = strdup(q->exts.backing_format);

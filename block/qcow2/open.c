@@ -201,9 +201,12 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 	    o->l2_cache_entry_size <= 1 << QCOW2_CLUSTER_BITS_MAX &&
 	    is_pow2((uint64_t)o->l2_cache_entry_size))
 		slice = (uint32_t)o->l2_cache_entry_size;
+	q->checking = opener_policy(op)->check && !opener_depth(op);
 	if (check_cache_sizes(o, errp) || qcow2_load(q, slice, errp))
 		return -1;
 	set_limits(q);
+	if (q->checking)
+		return 0;
 	if (apply_options(q, o, errp))
 		goto fail;
 	if (q->encrypted && open_encrypted(q, op, errp))

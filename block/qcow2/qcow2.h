@@ -125,6 +125,7 @@ struct qcow2 {
 	unsigned refblock_bits;		/* log2 of the entries of a refcount block */
 	uint64_t refcount_max;
 	int version;
+	bool checking;		/* opened to be checked (block/open.h): nothing else works */
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
 	char *backing_name, *backing_format;	/* as in the header; NULL: none */
