@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "block/io.h"
 #include "block/qcow2/check_int.h"
+#include "block/qcow2/entry.h"
 #include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
@@ -57,15 +58,17 @@ check_entries(struct flags *f)
 	struct qcow2 *q = f->c->q;
 	uint64_t wrong = 0, refs;
 
-	for (uint64_t i = 0; i < q->cluster_size / 8; i++) {
-		uint64_t entry = get_be64(f->buf + 8 * i), host = entry & QCOW2_OFFSET_MASK;
+	for (uint64_t i = 0; i < UINT64_C(1) << q->l2_bits; i++) {
+		struct qcow2_l2e e = qcow2_l2e_get(q, f->buf, i);
 
-		if ((entry & QCOW2_COMPRESSED) || !host || is_right(q, entry, host, &refs))
+		if (!qcow2_l2e_has_host(e) ||
+		    is_right(q, e.entry, e.entry & QCOW2_OFFSET_MASK, &refs))
 			continue;
 		qcow2_check_say(f->c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
 				      " refcount=%" PRIu64, f->repair ? "Repairing" : "ERROR",
-				entry, refs);
-		put_be64(f->buf + 8 * i, entry ^ QCOW2_COPIED);
+				e.entry, refs);
+		e.entry ^= QCOW2_COPIED;
+		qcow2_l2e_put(q, f->buf, i, e);
 		wrong++;
 	}
 	return wrong;

@@ -63,7 +63,7 @@ static int
 fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 {
 	struct qcow2 *q = c->q;
-	uint8_t *e = t->data + 8 * i;
+	uint64_t len = UINT64_C(1) << q->l2e_bits;
 	int r;
 
 	if (is_shared_place(q, t->off)) {
@@ -71,8 +71,8 @@ fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 		qcow2_check_say(c, "ERROR: Overlap check failed");
 		return -EIO;
 	}
-	put_be64(e, QCOW2_ZERO_BIT);
-	r = node_pwrite(qcow2_file(q), t->off + 8 * i, e, 8);
+	qcow2_l2e_put(q, t->data, i, qcow2_l2e_zero(q));
+	r = node_pwrite(qcow2_file(q), t->off + i * len, t->data + i * len, len);
 	if (r < 0) {
 		c->result->errors++;
 		qcow2_check_say(c, "ERROR: Failed to overwrite L2 table entry: %s", strerror(-r));
@@ -88,15 +88,15 @@ fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 
 /* 1: entry i was repaired, and refers to nothing. */
 static int
-check_place(struct qcow2_checker *c, const struct table *t, uint64_t i, uint64_t entry)
+check_place(struct qcow2_checker *c, const struct table *t, uint64_t i, struct qcow2_l2e e)
 {
-	uint64_t host = entry & QCOW2_OFFSET_MASK;
+	uint64_t host = e.entry & QCOW2_OFFSET_MASK;
 	int r;
 
 	if (is_aligned(host, c->q->cluster_size))
 		return 0;
 	c->result->corruptions++;
-	if (!(entry & QCOW2_ZERO_BIT)) {
+	if (qcow2_l2e_has_data(c->q, e)) {
 		qcow2_check_say(c, "ERROR offset=%" PRIx64 ": Data cluster is not properly "
 				   "aligned; L2 entry corrupted.", host);
 		return 0;
@@ -112,18 +112,19 @@ check_place(struct qcow2_checker *c, const struct table *t, uint64_t i, uint64_t
 static int
 check_entry(struct qcow2_checker *c, struct table *t, uint64_t i)
 {
-	uint64_t entry = get_be64(t->data + 8 * i), host = entry & QCOW2_OFFSET_MASK;
+	struct qcow2_l2e e = qcow2_l2e_get(c->q, t->data, i);
+	uint64_t host = e.entry & QCOW2_OFFSET_MASK;
 	int r;
 
-	if (entry & QCOW2_COMPRESSED)
-		return check_compressed(c, t, entry);
-	if (entry & L2_RESERVED) {
-		qcow2_check_say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, entry);
+	if (e.entry & QCOW2_COMPRESSED)
+		return check_compressed(c, t, e.entry);
+	if (e.entry & L2_RESERVED) {
+		qcow2_check_say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, e.entry);
 		c->result->corruptions++;
 	}
 	if (!host)
 		return 0;
-	r = check_place(c, t, i, entry);
+	r = check_place(c, t, i, e);
 	if (r)
 		return r < 0 ? r : 0;
 	if (t->active) {
@@ -146,7 +147,7 @@ check_l2(struct qcow2_checker *c, uint64_t off, uint8_t *buf, bool active)
 		c->result->errors++;
 		return r;
 	}
-	for (uint64_t i = 0; i < c->q->cluster_size / 8 && !r; i++)
+	for (uint64_t i = 0; i < UINT64_C(1) << c->q->l2_bits && !r; i++)
 		r = check_entry(c, &t, i);
 	return r;
 }

@@ -35,7 +35,7 @@ qcow2_format_check(const struct qcow2_format *f, struct error **errp)
 		return error_set(errp, "Backing format cannot be used without backing file");
 	if (f->backing_file && strlen(f->backing_file) > QCOW2_BACKING_MAX)
 		return error_set(errp, "Backing file name too long");
-	if (qcow2_l1_entries(f->size, f->cluster_bits) > QCOW2_L1_MAX / 8)
+	if (qcow2_l1_entries(f->size, f->cluster_bits, f->extended_l2) > QCOW2_L1_MAX / 8)
 		return error_set(errp, "The image size is too large (try using a larger cluster size)");
 	return 0;
 }
@@ -45,7 +45,7 @@ plan(const struct qcow2_format *f, struct layout *l)
 {
 	uint64_t per_block = UINT64_C(8) << f->cluster_bits >> f->refcount_order;
 	uint64_t per_cluster = UINT64_C(1) << (f->cluster_bits - 3);
-	uint64_t l1 = div_up(qcow2_l1_entries(f->size, f->cluster_bits), per_cluster);
+	uint64_t l1 = div_up(qcow2_l1_entries(f->size, f->cluster_bits, f->extended_l2), per_cluster);
 	uint64_t table = 1, blocks = 1;
 
 	for (;;) {
@@ -73,7 +73,7 @@ write_header(struct node *file, const struct qcow2_format *f, const struct layou
 	struct qcow2_header h = {
 		.magic = QCOW2_MAGIC, .version = f->version, .cluster_bits = f->cluster_bits,
 		.size = f->size, .l1_off = l->l1 << f->cluster_bits,
-		.l1_size = (uint32_t)qcow2_l1_entries(f->size, f->cluster_bits),
+		.l1_size = (uint32_t)qcow2_l1_entries(f->size, f->cluster_bits, f->extended_l2),
 		.reftable_off = l->table << f->cluster_bits,
 		.reftable_clusters = (uint32_t)(l->blocks - l->table),
 		.refcount_order = f->refcount_order, .compression = (uint8_t)f->compression,

@@ -15,6 +15,7 @@ struct qcow2_format {
 	unsigned cluster_bits;
 	unsigned refcount_order;
 	bool lazy_refcounts;
+	bool extended_l2;
 	unsigned compression;		/* QCOW2_COMPRESSION_* */
 	const char *backing_file, *backing_format;	/* NULL: none */
 };

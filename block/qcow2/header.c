@@ -169,9 +169,9 @@ qcow2_table_check(uint64_t off, uint64_t n, uint64_t size, uint64_t max, unsigne
 }
 
 uint64_t
-qcow2_l1_entries(uint64_t size, unsigned cluster_bits)
+qcow2_l1_entries(uint64_t size, unsigned cluster_bits, bool extended_l2)
 {
-	return div_up(size, UINT64_C(1) << (2 * cluster_bits - 3));
+	return div_up(size, UINT64_C(1) << (2 * cluster_bits - (extended_l2 ? 4 : 3)));
 }
 
 int
@@ -200,7 +200,7 @@ qcow2_header_check(const struct qcow2_header *h, const void *features, size_t fe
 	if (qcow2_table_check(h->l1_off, h->l1_size, 8, QCOW2_L1_MAX, h->cluster_bits,
 			      "Active L1 table", errp))
 		return -1;
-	need = qcow2_l1_entries(h->size, h->cluster_bits);
+	need = qcow2_l1_entries(h->size, h->cluster_bits, h->incompat & QCOW2_INCOMPAT_EXTL2);
 	if (need > INT32_MAX || h->size > INT64_MAX)
 		return error_set(errp, "Image is too big");
 	if (h->l1_size < need)

@@ -102,6 +102,6 @@ int qcow2_table_check(uint64_t off, uint64_t n, uint64_t size, uint64_t max,
 		      unsigned cluster_bits, const char *what, struct error **errp);
 
 /* Entries that an L1 table needs for a disk of this size. */
-uint64_t qcow2_l1_entries(uint64_t size, unsigned cluster_bits);
+uint64_t qcow2_l1_entries(uint64_t size, unsigned cluster_bits, bool extended_l2);
 
 #endif

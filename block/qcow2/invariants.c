@@ -70,8 +70,9 @@ check_counted(struct qcow2 *q)
 	LIST_FOREACH(s, &q->l2_cache.all, link) {
 		if (s->state != QCOW2_SLICE_VALID)
 			continue;
-		for (size_t i = 0; i < (size_t)1 << (q->slice_bits - 3); i++) {
-			uint64_t host, n = qcow2_entry_clusters(q, get_be64(s->data + 8 * i), &host);
+		for (uint64_t i = 0; i < qcow2_slice_l2es(q); i++) {
+			struct qcow2_l2e e = qcow2_l2e_get(q, s->data, i);
+			uint64_t host, n = qcow2_l2e_clusters(q, e, &host);
 
 			for (; n; n--, host += q->cluster_size)
 				assert(count_of(q, host) > 0);

@@ -28,7 +28,11 @@ set_geometry(struct qcow2 *q, uint32_t slice)
 	q->version = (int)h->version;
 	q->cluster_bits = h->cluster_bits;
 	q->cluster_size = UINT32_C(1) << h->cluster_bits;
-	q->l2_bits = h->cluster_bits - 3;
+	q->extended_l2 = h->incompat & QCOW2_INCOMPAT_EXTL2;
+	q->l2e_bits = q->extended_l2 ? 4 : 3;
+	q->l2_bits = h->cluster_bits - q->l2e_bits;
+	q->sub_bits = h->cluster_bits - (q->extended_l2 ? 5 : 0);
+	q->sub_size = UINT32_C(1) << q->sub_bits;
 	q->slice_bits = (unsigned)__builtin_ctz(slice);
 	if (q->slice_bits > q->cluster_bits)
 		q->slice_bits = q->cluster_bits;
@@ -130,7 +134,7 @@ load_tables(struct qcow2 *q, struct error **errp)
 void
 qcow2_set_caches(struct qcow2 *q, uint64_t l2_bytes, uint64_t refcount_bytes)
 {
-	uint64_t all = qcow2_clusters(q, q->header.size) * 8;
+	uint64_t all = qcow2_clusters(q, q->header.size) << q->l2e_bits;
 
 	if (!l2_bytes)
 		l2_bytes = min_u64(round_up(all, q->cluster_size), L2_CACHE_DEFAULT);

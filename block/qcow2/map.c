@@ -12,45 +12,6 @@
 #include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
-/* ---- entries ---- */
-
-enum qcow2_kind
-qcow2_entry_kind(const struct qcow2 *q, uint64_t entry)
-{
-	bool has_host = entry & QCOW2_OFFSET_MASK;
-
-	if (entry & QCOW2_COMPRESSED)
-		return QCOW2_RUN_COMPRESSED;
-	if ((entry & QCOW2_ZERO_BIT) && q->version >= 3)
-		return has_host ? QCOW2_RUN_ZERO_ALLOC : QCOW2_RUN_ZERO;
-	return has_host ? QCOW2_RUN_NORMAL : QCOW2_RUN_UNALLOCATED;
-}
-
-void
-qcow2_compressed_extent(const struct qcow2 *q, uint64_t entry, uint64_t *ret_off,
-			uint64_t *ret_len)
-{
-	unsigned x = 62 - (q->cluster_bits - 8);
-	uint64_t sectors = (entry >> x & ((UINT64_C(1) << (q->cluster_bits - 8)) - 1)) + 1;
-
-	*ret_off = entry & ((UINT64_C(1) << x) - 1);
-	*ret_len = sectors * 512 - (*ret_off & 511);
-}
-
-uint64_t
-qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *ret_host)
-{
-	uint64_t off, len;
-
-	if (!(entry & QCOW2_COMPRESSED)) {
-		*ret_host = entry & QCOW2_OFFSET_MASK;
-		return *ret_host ? 1 : 0;
-	}
-	qcow2_compressed_extent(q, entry, &off, &len);
-	*ret_host = round_down(off, q->cluster_size);
-	return (round_up(off + len, q->cluster_size) - *ret_host) >> q->cluster_bits;
-}
-
 /* ---- looking up ---- */
 
 /* Where the entry of a guest cluster stands. */
@@ -64,7 +25,7 @@ static int
 find_place(const struct qcow2 *q, uint64_t guest, struct place *p)
 {
 	uint64_t cluster = guest >> q->cluster_bits, in_table, table;
-	unsigned slice_entry_bits = q->slice_bits - 3;
+	unsigned slice_entry_bits = q->slice_bits - q->l2e_bits;
 
 	p->l1_index = cluster >> q->l2_bits;
 	in_table = cluster & ((UINT64_C(1) << q->l2_bits) - 1);
@@ -84,25 +45,28 @@ find_place(const struct qcow2 *q, uint64_t guest, struct place *p)
 
 /* What one entry says about off within its cluster. */
 static int
-read_entry(const struct qcow2 *q, const struct place *p, uint64_t entry, uint64_t off,
+read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t off,
 	   struct qcow2_run *run)
 {
 	uint64_t in_cluster = off & (q->cluster_size - 1);
 
-	run->kind = qcow2_entry_kind(q, entry);
+	run->kind = qcow2_l2e_kind(q, e, 0);
 	run->owned = false;
 	run->host = 0;
 	run->len = q->cluster_size - in_cluster;
 	switch (run->kind) {
+	case QCOW2_RUN_INVALID:
+		return -EIO;
 	case QCOW2_RUN_COMPRESSED:
-		run->host = entry;
+		run->host = e.entry;
 		break;
 	case QCOW2_RUN_NORMAL:
 	case QCOW2_RUN_ZERO_ALLOC:
-		if (!is_aligned(entry & QCOW2_OFFSET_MASK, q->cluster_size))
+	case QCOW2_RUN_UNFILLED:
+		if (!is_aligned(e.entry & QCOW2_OFFSET_MASK, q->cluster_size))
 			return -EIO;
-		run->host = (entry & QCOW2_OFFSET_MASK) + in_cluster;
-		run->owned = p->owned && (entry & QCOW2_COPIED);
+		run->host = (e.entry & QCOW2_OFFSET_MASK) + in_cluster;
+		run->owned = p->owned && (e.entry & QCOW2_COPIED);
 		break;
 	default:
 		break;
@@ -113,9 +77,9 @@ read_entry(const struct qcow2 *q, const struct place *p, uint64_t entry, uint64_
 /* Does entry go on where run ends? */
 static bool
 continues(const struct qcow2 *q, const struct place *p, const struct qcow2_run *run,
-	  uint64_t entry)
+	  struct qcow2_l2e e)
 {
-	if (qcow2_entry_kind(q, entry) != run->kind)
+	if (qcow2_l2e_kind(q, e, 0) != run->kind)
 		return false;
 	switch (run->kind) {
 	case QCOW2_RUN_UNALLOCATED:
@@ -124,8 +88,8 @@ continues(const struct qcow2 *q, const struct place *p, const struct qcow2_run *
 	case QCOW2_RUN_COMPRESSED:
 		return false;
 	default:
-		return (entry & QCOW2_OFFSET_MASK) == run->host + run->len &&
-		       (p->owned && (entry & QCOW2_COPIED)) == run->owned;
+		return (e.entry & QCOW2_OFFSET_MASK) == run->host + run->len &&
+		       (p->owned && (e.entry & QCOW2_COPIED)) == run->owned;
 	}
 }
 
@@ -135,7 +99,7 @@ extend(const struct qcow2 *q, const struct place *p, struct qcow2_run *run,
        const uint8_t *data, uint64_t i, uint64_t len)
 {
 	while (i < p->entries && run->len < len) {
-		if (!continues(q, p, run, get_be64(data + 8 * i)))
+		if (!continues(q, p, run, qcow2_l2e_get(q, data, i)))
 			return false;
 		run->len += q->cluster_size;
 		i++;
@@ -164,7 +128,7 @@ find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *run,
 			*ret_missing = p.slice_off;
 			return 0;
 		}
-		r = read_entry(q, &p, get_be64(s->data + 8 * p.index), off, run);
+		r = read_entry(q, &p, qcow2_l2e_get(q, s->data, p.index), off, run);
 		if (r < 0)
 			return r;
 		if (!extend(q, &p, run, s->data, p.index + 1, len))
@@ -292,13 +256,13 @@ lock_slice(struct qcow2 *q, uint64_t guest, bool skip, struct place *p,
 
 /* Old gave way to new: what does the old entry refer to that the new does not? */
 static void
-drop_old(struct qcow2 *q, uint64_t old, uint64_t new, enum qcow2_free_why why)
+drop_old(struct qcow2 *q, struct qcow2_l2e old, struct qcow2_l2e new, enum qcow2_free_why why)
 {
-	uint64_t old_host, new_host, n = qcow2_entry_clusters(q, old, &old_host);
+	uint64_t old_host, new_host, n = qcow2_l2e_clusters(q, old, &old_host);
 
 	if (!n)
 		return;
-	if (!(old & QCOW2_COMPRESSED) && qcow2_entry_clusters(q, new, &new_host) &&
+	if (!(old.entry & QCOW2_COMPRESSED) && qcow2_l2e_clusters(q, new, &new_host) &&
 	    old_host == new_host)
 		return;
 	qcow2_refs_drop_later(q, old_host, n, why);
@@ -326,12 +290,12 @@ qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
 			continue;
 		}
 		for (uint64_t i = 0; i < m; i++) {
-			uint8_t *e = s->data + 8 * (p.index + i);
-			uint64_t old = get_be64(e), new = fn(q, old, done + i, arg);
+			struct qcow2_l2e old = qcow2_l2e_get(q, s->data, p.index + i);
+			struct qcow2_l2e new = fn(q, old, done + i, arg);
 
-			if (new == old)
+			if (qcow2_l2e_equal(old, new))
 				continue;
-			put_be64(e, new);
+			qcow2_l2e_put(q, s->data, p.index + i, new);
 			drop_old(q, old, new, why);
 			changed = true;
 		}
@@ -344,12 +308,13 @@ qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
 	return r < 0 ? r : 0;
 }
 
-static uint64_t
-link_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+static struct qcow2_l2e
+link_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
 	uint64_t host = *(uint64_t *)arg;
 
-	return (host + (index << q->cluster_bits)) | QCOW2_COPIED;
+	(void)old;
+	return (struct qcow2_l2e){ (host + (index << q->cluster_bits)) | QCOW2_COPIED, 0 };
 }
 
 int

@@ -9,15 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "block/qcow2/entry.h"
 #include "block/qcow2/qcow2.h"
-
-enum qcow2_kind {
-	QCOW2_RUN_UNALLOCATED,	/* the backing file decides */
-	QCOW2_RUN_ZERO,		/* reads as zeroes, has no cluster */
-	QCOW2_RUN_ZERO_ALLOC,	/* reads as zeroes, has a cluster for later */
-	QCOW2_RUN_NORMAL,
-	QCOW2_RUN_COMPRESSED,
-};
 
 /* A stretch of the guest disk of one kind, contiguous in the file. */
 struct qcow2_run {
@@ -37,19 +30,13 @@ int qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run
  * and the new ones don't is dropped (later).  L2 tables are made where there
  * are none, unless skip says that unallocated stretches stay as they are.
  * Coroutine, without the lock.  *ret_done: clusters changed, also on failure. */
-typedef uint64_t (*qcow2_map_fn)(struct qcow2 *q, uint64_t old, uint64_t index, void *arg);
+typedef struct qcow2_l2e (*qcow2_map_fn)(struct qcow2 *q, struct qcow2_l2e old, uint64_t index,
+					 void *arg);
 int qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
 		     enum qcow2_free_why why, qcow2_map_fn fn, void *arg, uint64_t *ret_done);
 
 /* Map n clusters from guest onwards to host onwards: they were written. */
 int qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n,
 		   uint64_t *ret_done);
-
-/* Host clusters that a compressed entry's data touches: offset, bytes. */
-void qcow2_compressed_extent(const struct qcow2 *q, uint64_t entry, uint64_t *ret_off,
-			     uint64_t *ret_len);
-/* The host clusters that an L2 entry refers to: first offset, number; 0: none. */
-uint64_t qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *ret_host);
-enum qcow2_kind qcow2_entry_kind(const struct qcow2 *q, uint64_t entry);
 
 #endif

@@ -119,7 +119,11 @@ struct qcow2 {
 	struct node *node;
 	unsigned cluster_bits;
 	uint32_t cluster_size;
+	bool extended_l2;		/* clusters have subclusters, entries a bitmap */
+	unsigned l2e_bits;		/* log2 of the bytes of an L2 entry */
 	unsigned l2_bits;		/* log2 of the entries of an L2 table */
+	unsigned sub_bits;		/* log2 of a subcluster; cluster_bits without them */
+	uint32_t sub_size;
 	unsigned slice_bits;		/* log2 of the bytes of a cached piece of a table */
 	unsigned refcount_order;
 	unsigned refblock_bits;		/* log2 of the entries of a refcount block */

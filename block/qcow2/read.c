@@ -91,6 +91,7 @@ qcow2_data_read(struct qcow2 *q, const struct qcow2_run *run, uint64_t off,
 
 	switch (run->kind) {
 	case QCOW2_RUN_UNALLOCATED:
+	case QCOW2_RUN_UNFILLED:
 		backing = qcow2_backing(q);
 		if (backing)
 			return read_child(backing, off, dst, skip, len);
@@ -101,6 +102,8 @@ qcow2_data_read(struct qcow2 *q, const struct qcow2_run *run, uint64_t off,
 		return 0;
 	case QCOW2_RUN_COMPRESSED:
 		return read_compressed(q, run->host, off, dst, skip, len);
+	case QCOW2_RUN_INVALID:
+		return -EIO;
 	case QCOW2_RUN_NORMAL:
 		break;
 	}
@@ -154,6 +157,7 @@ qcow2_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, struct 
 	*ret = (struct extent){ .len = run.len };
 	switch (run.kind) {
 	case QCOW2_RUN_UNALLOCATED:
+	case QCOW2_RUN_UNFILLED:
 		return 0;
 	case QCOW2_RUN_ZERO:
 	case QCOW2_RUN_ZERO_ALLOC:
@@ -165,6 +169,8 @@ qcow2_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, struct 
 	case QCOW2_RUN_NORMAL:
 		ret->flags = EXTENT_ALLOCATED | EXTENT_DATA;
 		break;
+	case QCOW2_RUN_INVALID:
+		return -EIO;
 	}
 	if (!q->encrypted &&
 	    (run.kind == QCOW2_RUN_NORMAL || run.kind == QCOW2_RUN_ZERO_ALLOC)) {

@@ -176,7 +176,7 @@ qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
 static int
 grow(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc, struct error **errp)
 {
-	int r = grow_l1(q, qcow2_l1_entries(size, q->cluster_bits));
+	int r = grow_l1(q, qcow2_l1_entries(size, q->cluster_bits, q->extended_l2));
 
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to grow the L1 table"), -1;
@@ -193,14 +193,14 @@ grow(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc, struc
 
 /* ---- shrinking ---- */
 
-static uint64_t
-no_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+static struct qcow2_l2e
+no_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
 	(void)q;
 	(void)old;
 	(void)index;
 	(void)arg;
-	return 0;
+	return (struct qcow2_l2e){ 0, 0 };
 }
 
 /* Let go of the L2 tables that lie beyond the end altogether. */
@@ -239,7 +239,7 @@ shrink(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
 	/* What was in the tables is written before they go. */
 	r = qcow2_checkpoint(q);
 	if (!r) {
-		drop_tables(q, qcow2_l1_entries(size, q->cluster_bits));
+		drop_tables(q, qcow2_l1_entries(size, q->cluster_bits, q->extended_l2));
 		r = qcow2_checkpoint(q);
 	}
 	return r < 0 ? (error_set_errno(errp, r, "Failed to reduce the number of L2 tables"), -1)

@@ -88,6 +88,7 @@ old_is_zero(struct qcow2 *q, const struct step *s)
 {
 	switch (s->run.kind) {
 	case QCOW2_RUN_UNALLOCATED:
+	case QCOW2_RUN_UNFILLED:
 		return !qcow2_backing(q);
 	case QCOW2_RUN_ZERO:
 	case QCOW2_RUN_ZERO_ALLOC:

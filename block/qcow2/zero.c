@@ -18,41 +18,41 @@ struct change {
 	bool backed;		/* an unallocated cluster may show something */
 };
 
+/* The same cluster, reading as zeroes. */
+static struct qcow2_l2e
+zero_kept(const struct qcow2 *q, struct qcow2_l2e old)
+{
+	uint64_t place = old.entry & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
+
+	return (struct qcow2_l2e){ place | qcow2_l2e_zero(q).entry, qcow2_l2e_zero(q).bitmap };
+}
+
 /* What a zeroed cluster's entry becomes. */
-static uint64_t
-zero_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+static struct qcow2_l2e
+zero_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
 	const struct change *c = arg;
 
 	(void)index;
-	if (old & QCOW2_COMPRESSED)
-		return QCOW2_ZERO_BIT;
-	if (c->unmap && !q->discard_no_unref)
-		return QCOW2_ZERO_BIT;
-	return (old & (QCOW2_OFFSET_MASK | QCOW2_COPIED)) | QCOW2_ZERO_BIT;
+	if (!qcow2_l2e_has_host(old) || (c->unmap && !q->discard_no_unref))
+		return qcow2_l2e_zero(q);
+	return zero_kept(q, old);
 }
 
 /* What a discarded one's becomes.  It must not show the backing file, or what
  * was there before. */
-static uint64_t
-discard_entry(struct qcow2 *q, uint64_t old, uint64_t index, void *arg)
+static struct qcow2_l2e
+discard_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
 	const struct change *c = arg;
-	uint64_t keep = 0;
+	bool has_host = qcow2_l2e_has_host(old);
 
 	(void)index;
-	switch (qcow2_entry_kind(q, old)) {
-	case QCOW2_RUN_UNALLOCATED:
-		return c->backed ? QCOW2_ZERO_BIT : old;
-	case QCOW2_RUN_ZERO:
+	if (!has_host && !(old.entry & QCOW2_COMPRESSED) && !c->backed)
 		return old;
-	case QCOW2_RUN_COMPRESSED:
-		break;
-	default:
-		if (q->discard_no_unref && q->version >= 3)
-			keep = old & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
-	}
-	return q->version >= 3 ? keep | QCOW2_ZERO_BIT : 0;
+	if (q->version < 3)
+		return (struct qcow2_l2e){ 0, 0 };
+	return has_host && q->discard_no_unref ? zero_kept(q, old) : qcow2_l2e_zero(q);
 }
 
 static int
