@@ -341,27 +341,54 @@ dirty_next_run(struct dirty_bitmap *b, uint64_t off, uint64_t end, uint64_t *ret
 	return found;
 }
 
-static struct BlockDirtyInfo *
-describe(struct dirty_bitmap *b)
+static int
+add_info(struct BlockDirtyInfoList *l, struct BlockDirtyInfo *i)
+{
+	if (i && BlockDirtyInfoList_add(l, i) == 0)
+		return 0;
+	BlockDirtyInfo_free(i);
+	return -ENOMEM;
+}
+
+/* Clients are told of a short last granule as of a whole one. */
+static uint64_t
+whole_granules(const struct bitmap *bits)
+{
+	return round_up(bitmap_count(bits), bitmap_granularity(bits));
+}
+
+/* A successor shows itself, as one without a name. */
+static int
+add_successor(struct BlockDirtyInfoList *l, const struct dirty_bitmap *b)
 {
 	struct BlockDirtyInfo *i = calloc(1, sizeof(*i));
 
 	if (!i)
-		return NULL;
-	lock(b);
-	fit(b);
+		return -ENOMEM;
+	i->count = (int64_t)whole_granules(b->successor);
+	i->granularity = (uint32_t)bitmap_granularity(b->successor);
+	i->recording = is_recording(b);
+	return add_info(l, i);
+}
+
+static int
+add_bitmap(struct BlockDirtyInfoList *l, const struct dirty_bitmap *b)
+{
+	struct BlockDirtyInfo *i = calloc(1, sizeof(*i));
+
+	if (!i)
+		return -ENOMEM;
 	i->name = strdup(b->name);
-	i->count = (int64_t)bitmap_count(b->bits);
+	i->count = (int64_t)whole_granules(b->bits);
 	i->granularity = (uint32_t)bitmap_granularity(b->bits);
 	i->recording = is_recording(b);
 	i->busy = b->busy;
 	i->has_inconsistent = i->inconsistent = b->lost;
 	i->x_quoin_inconsistent_reason = b->lost ? strdup(b->lost) : NULL;
-	unlock(b);
 	if (i->name && (i->x_quoin_inconsistent_reason || !i->inconsistent))
-		return i;
+		return add_info(l, i);
 	BlockDirtyInfo_free(i);
-	return NULL;
+	return -ENOMEM;
 }
 
 int
@@ -369,21 +396,27 @@ dirty_query(struct node *n, struct BlockDirtyInfoList **ret_list)
 {
 	struct BlockDirtyInfoList *list;
 	struct dirty_bitmap *b;
+	int err = 0;
 
 	if (list_empty(&n->bitmaps.bitmaps))
 		return 0;
 	list = calloc(1, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	pthread_mutex_lock(&n->bitmaps.lock);
 	LIST_FOREACH(b, &n->bitmaps.bitmaps, link) {
-		struct BlockDirtyInfo *i = list ? describe(b) : NULL;
-
-		if (!i || BlockDirtyInfoList_add(list, i) < 0) {
-			BlockDirtyInfo_free(i);
-			BlockDirtyInfoList_free(list);
-			return -ENOMEM;
-		}
+		fit(b);
+		if (!err && b->successor)
+			err = add_successor(list, b);
+		if (!err)
+			err = add_bitmap(list, b);
 	}
-	*ret_list = list;
-	return 0;
+	pthread_mutex_unlock(&n->bitmaps.lock);
+	if (err)
+		BlockDirtyInfoList_free(list);
+	else
+		*ret_list = list;
+	return err;
 }
 
 /* ---- what commands do ---- */

@@ -11,8 +11,15 @@
 
 /* ---- filters and replacing ---- */
 
+/* What is to be done last in a change, and may fail; fn NULL: nothing. */
+struct finish {
+	int (*fn)(void *arg, struct error **errp);
+	void *arg;
+};
+
 static int
-move_all(struct node *from, struct node *to, struct edge *drop, struct error **errp)
+move_all(struct node *from, struct node *to, struct edge *drop, struct finish finish,
+	 struct error **errp)
 {
 	struct node *concerned[] = { from, to };
 	struct change c;
@@ -30,13 +37,23 @@ move_all(struct node *from, struct node *to, struct edge *drop, struct error **e
 		r = change_drop_edge(&c, drop, errp);
 	if (!r)
 		r = change_permit(&c, errp);
+	if (!r && finish.fn)
+		r = finish.fn(finish.arg, errp);
 	return change_end(&c, r);
 }
 
 int
 node_insert_above(struct node *on, struct node *filter, struct error **errp)
 {
-	return move_all(on, filter, NULL, errp);
+	return move_all(on, filter, NULL, (struct finish){ 0 }, errp);
+}
+
+int
+node_insert_above_then(struct node *on, struct node *filter,
+		       int (*now)(void *arg, struct error **errp), void *arg,
+		       struct error **errp)
+{
+	return move_all(on, filter, NULL, (struct finish){ now, arg }, errp);
 }
 
 static struct edge *
@@ -57,13 +74,13 @@ node_remove_filter(struct node *n, struct error **errp)
 
 	if (!e)
 		return error_set(errp, "Node '%s' is not a filter", n->name);
-	return move_all(n, e->child, e, errp);
+	return move_all(n, e->child, e, (struct finish){ 0 }, errp);
 }
 
 int
 node_replace(struct node *from, struct node *to, struct error **errp)
 {
-	return from == to ? 0 : move_all(from, to, NULL, errp);
+	return from == to ? 0 : move_all(from, to, NULL, (struct finish){ 0 }, errp);
 }
 
 /* ---- backing files ---- */

@@ -106,6 +106,11 @@ int node_query(struct node *n, bool flat, struct BlockDeviceInfo **ret_info,
 /* Put filter (opened, with `on` already its filtered child) between `on` and all
  * of on's other parents and roots. */
 int node_insert_above(struct node *on, struct node *filter, struct error **errp);
+/* And call now(arg) in the same instant: none of their requests is under way.  Where
+ * it fails all is undone. */
+int node_insert_above_then(struct node *on, struct node *filter,
+			   int (*now)(void *arg, struct error **errp), void *arg,
+			   struct error **errp);
 /* Let all parents and roots of n use its filtered child instead. */
 int node_remove_filter(struct node *n, struct error **errp);
 /* Let all parents and roots of from use to instead (commit, mirror). */

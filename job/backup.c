@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "block/driver.h"
@@ -14,6 +15,7 @@
 #include "block/io.h"
 #include "block/node.h"
 #include "block/root.h"
+#include "job/backup_bitmap.h"
 #include "job/copy.h"
 #include "job/job.h"
 #include "schema/types.h"
@@ -24,6 +26,7 @@ struct backup {
 	struct node *source, *target;	/* held as nodes of the job */
 	struct root *root;		/* on the filter */
 	enum MirrorSyncMode sync;
+	struct backup_bitmap bitmap;
 	enum BlockdevOnError on_source_error, on_target_error;
 	uint64_t chunk;
 	unsigned workers;
@@ -183,10 +186,33 @@ backup_run(struct job *j, struct error **errp)
 }
 
 static void
+backup_commit(struct job *j)
+{
+	backup_bitmap_commit(&of(j)->bitmap);
+}
+
+static void
+backup_abort(struct job *j)
+{
+	struct backup *s = of(j);
+	struct bitmap *left = NULL;
+
+	/* The set first: what is copied behind the flush is not covered by it. */
+	if (s->bitmap.frozen && s->bitmap.mode == BITMAP_SYNC_MODE_ALWAYS &&
+	    cbw_copy_set(s->filter, &left) == 0 && flush_target(s) < 0) {
+		bitmap_free(left);
+		left = NULL;
+	}
+	backup_bitmap_abort(&s->bitmap, left);
+	bitmap_free(left);
+}
+
+static void
 backup_clean(struct job *j)
 {
 	struct backup *s = of(j);
 
+	backup_bitmap_abort(&s->bitmap, NULL);	/* it did not come to a start */
 	if (s->filter) {
 		(void)cbw_remove(s->filter, NULL);
 		job_drop_nodes(j);
@@ -200,24 +226,12 @@ static const struct job_kind backup_kind = {
 	.type = JOB_TYPE_BACKUP,
 	.size = sizeof(struct backup),
 	.run = backup_run,
+	.commit = backup_commit,
+	.abort = backup_abort,
 	.clean = backup_clean,
 };
 
 /* ---- the start ---- */
-
-static int
-check_sync(const struct BlockdevBackup *a, struct error **errp)
-{
-	if (!a->bitmap && (a->sync == MIRROR_SYNC_MODE_BITMAP ||
-			   a->sync == MIRROR_SYNC_MODE_INCREMENTAL))
-		return error_set(errp, "must provide a valid bitmap name for '%s' sync mode",
-				 MirrorSyncMode_str(a->sync));
-	if (a->bitmap)
-		return error_set(errp, "Bitmap '%s' could not be found", a->bitmap);
-	if (a->has_bitmap_mode)
-		return error_set(errp, "Cannot specify bitmap sync mode without a bitmap");
-	return 0;
-}
 
 static int
 check_nodes(const struct BlockdevBackup *a, struct node *source, struct node *target,
@@ -270,11 +284,14 @@ check(const struct BlockdevBackup *a, struct node **ret_source, struct node **re
       struct error **errp)
 {
 	struct node *source, *target;
+	struct backup_bitmap bitmap;
 
 	if (find_node(a->device, &source, errp) < 0 ||
-	    find_node(a->target, &target, errp) < 0 || check_sync(a, errp) < 0 ||
+	    find_node(a->target, &target, errp) < 0 ||
+	    backup_bitmap_find(a, source, &bitmap, errp) < 0 ||
 	    check_nodes(a, source, target, errp) < 0 ||
-	    (a->x_perf && check_perf(a->x_perf, errp) < 0))
+	    (a->x_perf && check_perf(a->x_perf, errp) < 0) ||
+	    backup_bitmap_check(&bitmap, errp) < 0)
 		return -1;
 	if (node_size(source) != node_size(target))
 		return error_set(errp, "Source and target image have different sizes");
@@ -283,9 +300,28 @@ check(const struct BlockdevBackup *a, struct node **ret_source, struct node **re
 	return 0;
 }
 
+/* The bitmap, at the instant that the copy will show. */
+struct start {
+	const struct BlockdevBackup *args;
+	struct node *source;
+	struct backup_bitmap bitmap;
+};
+
+static int
+freeze_bitmap(void *user, struct node *filter, struct error **errp)
+{
+	struct start *s = user;
+
+	/* Found anew: it may have gone while the filter was made. */
+	if (backup_bitmap_find(s->args, s->source, &s->bitmap, errp) < 0 ||
+	    backup_bitmap_check(&s->bitmap, errp) < 0)
+		return -1;
+	return backup_bitmap_freeze(&s->bitmap, filter, errp);
+}
+
 static int
 put_filter(const struct BlockdevBackup *a, struct node *source, struct node *target,
-	   struct node **ret_filter, struct error **errp)
+	   struct start *start, struct node **ret_filter, struct error **errp)
 {
 	const struct BackupPerf *perf = a->x_perf;
 	struct cbw_options o = {
@@ -296,6 +332,8 @@ put_filter(const struct BlockdevBackup *a, struct node *source, struct node *tar
 				       : 0,
 		.discard_source = a->has_discard_source && a->discard_source,
 		.compress = a->has_compress && a->compress,
+		.now = freeze_bitmap,
+		.user = start,
 	};
 
 	if (cbw_new(&o, source, target, ret_filter, errp) == 0)
@@ -323,8 +361,9 @@ take_options(struct backup *s, const struct BlockdevBackup *a)
 }
 
 static int
-make_job(const struct BlockdevBackup *a, struct node *filter, struct node *source,
-	 struct node *target, struct job **ret, struct error **errp)
+make_job(const struct BlockdevBackup *a, const struct backup_bitmap *bitmap,
+	 struct node *filter, struct node *source, struct node *target, struct job **ret,
+	 struct error **errp)
 {
 	struct job_options o = {
 		.id = a->job_id,
@@ -347,6 +386,7 @@ make_job(const struct BlockdevBackup *a, struct node *filter, struct node *sourc
 		return -1;
 	}
 	s->filter = filter;
+	s->bitmap = *bitmap;
 	*ret = j;
 	return 0;
 }
@@ -356,6 +396,7 @@ backup_start(const struct BlockdevBackup *a, struct error **errp)
 {
 	CLEANUP(node_unrefp) struct node *hold_source = NULL, *hold_target = NULL;
 	struct node *source = NULL, *target = NULL, *filter;
+	struct start start = { .args = a };
 	struct job *j;
 
 	if (check(a, &source, &target, errp) < 0)
@@ -363,10 +404,12 @@ backup_start(const struct BlockdevBackup *a, struct error **errp)
 	/* They stay while the start waits for its turns to change the graph. */
 	hold_source = node_ref(source);
 	hold_target = node_ref(target);
-	if (put_filter(a, source, target, &filter, errp) < 0)
+	start.source = source;
+	if (put_filter(a, source, target, &start, &filter, errp) < 0)
 		return -1;
 	if ((a->x_perf && check_chunk(a->x_perf, filter, errp) < 0) ||
-	    make_job(a, filter, source, target, &j, errp) < 0) {
+	    make_job(a, &start.bitmap, filter, source, target, &j, errp) < 0) {
+		backup_bitmap_abort(&start.bitmap, NULL);
 		(void)cbw_remove(filter, NULL);
 		node_unref(filter);
 		return -1;

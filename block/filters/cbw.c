@@ -16,6 +16,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/iov.h"
+#include "block/dirty.h"
 #include "block/driver.h"
 #include "block/drivers.h"
 #include "block/filters/filter.h"
@@ -387,10 +388,24 @@ init(struct node *n, const void *arg)
 	s->stopped = true;	/* nothing is claimed before it stands in its place */
 }
 
+struct instant {
+	const struct cbw_options *options;
+	struct node *filter;
+};
+
+static int
+at_instant(void *arg, struct error **errp)
+{
+	const struct instant *i = arg;
+
+	return i->options->now ? i->options->now(i->options->user, i->filter, errp) : 0;
+}
+
 int
 cbw_new(const struct cbw_options *o, struct node *source, struct node *target,
 	struct node **ret_filter, struct error **errp)
 {
+	struct instant now = { .options = o };
 	struct node *filter;
 	uint64_t cluster;
 	struct cbw *s;
@@ -403,9 +418,10 @@ cbw_new(const struct cbw_options *o, struct node *source, struct node *target,
 	s = filter->state;
 	s->target = edge_find(filter, "target");
 	s->stopped = false;
+	now.filter = filter;
 	if (make_set(filter, cluster, errp) < 0 ||
 	    order_readers(s, source, target, errp) < 0 ||
-	    node_insert_above(source, filter, errp) < 0) {
+	    node_insert_above_then(source, filter, at_instant, &now, errp) < 0) {
 		s->stopped = true;
 		node_unref(filter);
 		return -1;
@@ -447,6 +463,32 @@ cbw_left(struct node *filter)
 	n = bitmap_count(s->todo);
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+int
+cbw_copy_set(struct node *filter, struct bitmap **ret)
+{
+	struct cbw *s = filter->state;
+	struct bitmap *copy;
+
+	if (bitmap_new(bitmap_size(s->todo), s->cluster, &copy) < 0)
+		return -ENOMEM;
+	pthread_mutex_lock(&s->lock);
+	bitmap_merge(copy, s->todo);
+	pthread_mutex_unlock(&s->lock);
+	*ret = copy;
+	return 0;
+}
+
+void
+cbw_restrict(struct node *filter, struct dirty_bitmap *b)
+{
+	struct cbw *s = filter->state;
+
+	pthread_mutex_lock(&s->lock);
+	bitmap_clear(s->todo, 0, bitmap_size(s->todo));
+	dirty_copy(b, s->todo);
+	pthread_mutex_unlock(&s->lock);
 }
 
 void

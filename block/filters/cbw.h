@@ -18,6 +18,8 @@
 
 #include "schema/types.h"
 
+struct bitmap;
+struct dirty_bitmap;
 struct error;
 struct node;
 
@@ -27,6 +29,10 @@ struct cbw_options {
 	uint64_t min_cluster;		/* 0: as the target likes it */
 	bool discard_source;		/* what was copied goes from the source */
 	bool compress;
+	/* Called at the instant whose content is kept: the filter stands, and no request
+	 * of those above is under way.  Its failure is cbw_new()'s.  NULL: nothing. */
+	int (*now)(void *user, struct node *filter, struct error **errp);
+	void *user;
 };
 
 /* Made, and put above source; the caller has a reference. */
@@ -44,6 +50,10 @@ int cbw_find_cluster(struct node *target, uint64_t min_cluster, uint64_t *ret_cl
 /* The first run of clusters at or after off that are still to be kept. */
 bool cbw_next(struct node *filter, uint64_t off, uint64_t *ret_off, uint64_t *ret_len);
 uint64_t cbw_left(struct node *filter);		/* bytes of them */
+/* A copy of the set.  -ENOMEM or 0. */
+int cbw_copy_set(struct node *filter, struct bitmap **ret);
+/* In cbw_options.now(): keep only the clusters of which b marks something. */
+void cbw_restrict(struct node *filter, struct dirty_bitmap *b);
 /* Take [off, off + len) off the set, unkept.  Waits for copies under way there. */
 void cbw_skip(struct node *filter, uint64_t off, uint64_t len);
 /* Keep what is still to be kept of [off, off + len): as zeroes, or by way of buf,

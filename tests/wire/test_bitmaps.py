@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dirty bitmaps of a whole daemon."""
+import random
+
 import pytest
 
 import images
+import peers
 
 SIZE = 8 << 20
 
@@ -55,4 +58,32 @@ def test_merging_is_all_or_nothing(daemon):
     reply = daemon.ask('block-dirty-bitmap-merge', {'node': 'disk', 'target': 'b',
                                                     'bitmaps': ['a', 'none']})
     assert reply['error']['desc'] == "Dirty bitmap 'none' not found"
+    assert bitmaps(daemon)['b']['count'] == 0
+
+
+@pytest.mark.io
+def test_a_chain_of_incremental_backups_restores_the_disk(daemon, tmp):
+    """The full one, then overlays, each with what was written since the last; at
+    every step the chain shows the disk as it is."""
+    rng = random.Random(20261127)
+    below = None
+    act(daemon, 'add', node='disk', name='b', granularity=4096)
+    for step in range(6):
+        for _ in range(10):
+            off, length = rng.randrange(SIZE - 70000), rng.randrange(1, 70000)
+            verb = rng.choice(['write -P %d' % rng.randrange(256), 'write -z', 'discard'])
+            write(daemon, '%s %d %d' % (verb, off, length))
+        name, path = 'inc%d' % step, tmp / ('inc%d.qcow2' % step)
+        images.qcow2(path, SIZE, below and (below, 'qcow2'))
+        daemon.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': name, 'backing': None,
+                                    'file': {'driver': 'file', 'filename': str(path)}})
+        daemon.cmd('blockdev-backup', {
+            'job-id': name, 'device': 'disk', 'target': name, 'bitmap': 'b',
+            'bitmap-mode': 'on-success', 'sync': 'bitmap' if below else 'full'})
+        daemon.wait_event('JOB_STATUS_CHANGE', id=name, status='null')
+        daemon.cmd('blockdev-del', node_name=name)
+        images.check(path)
+        images.tool(peers.QEMU_IMG, 'compare', '-U', '-f', 'raw', '-F', 'qcow2',
+                    tmp / 'disk.raw', path)
+        below = path
     assert bitmaps(daemon)['b']['count'] == 0
