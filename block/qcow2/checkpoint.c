@@ -23,8 +23,11 @@ enum {
 int
 qcow2_barrier(struct qcow2 *q)
 {
-	int r = node_flush(qcow2_file(q));
+	/* The data first: what is flushed behind it may point there. */
+	int r = q->data_edge ? node_flush(qcow2_data_file(q)) : 0;
 
+	if (!r)
+		r = node_flush(qcow2_file(q));
 	if (r < 0)
 		atomic_store(&q->failed, r);
 	return r;

@@ -23,7 +23,7 @@ int qcow2_before_write(struct qcow2 *q);
 
 /* ---- with the checkpoint lock held ---- */
 
-/* Flush the file; a failure is final. */
+/* Flush the image file, and an external data file; a failure is final. */
 int qcow2_barrier(struct qcow2 *q);
 /* Write the refcount slices that are dirty; no barrier. */
 int qcow2_write_refs(struct qcow2 *q);

@@ -133,6 +133,7 @@ struct qcow2 {
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
 	char *backing_name, *backing_format;	/* as in the header; NULL: none */
+	struct edge *data_edge;		/* to the external data file; NULL: none */
 	struct qcow2_exts exts;			/* changed with the checkpoint lock held */
 
 	/* Encryption: known, and readable only with a key from outside. */
@@ -179,6 +180,14 @@ static inline struct node *
 qcow2_file(const struct qcow2 *q)
 {
 	return q->node->file->child;
+}
+
+/* Where guest data lies: in the image file, or in an external data file, and
+ * there at the guest's own offsets, whole and uncounted. */
+static inline struct node *
+qcow2_data_file(const struct qcow2 *q)
+{
+	return q->data_edge ? q->data_edge->child : qcow2_file(q);
 }
 
 static inline struct node *

@@ -48,7 +48,7 @@ read_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, const struct iov 
 static int
 read_decrypted(struct qcow2 *q, uint64_t host, uint64_t off, void *buf, size_t len)
 {
-	int r = node_pread(qcow2_file(q), host, buf, len);
+	int r = node_pread(qcow2_data_file(q), host, buf, len);
 
 	return r ? r : q->decryptor->decrypt(q->key, off, host, buf, len);
 }
@@ -109,7 +109,7 @@ qcow2_data_read(struct qcow2 *q, const struct qcow2_run *run, uint64_t off,
 	}
 	if (q->encrypted)
 		return read_encrypted(q, run->host, off, dst, skip, len);
-	return read_child(qcow2_file(q), run->host, dst, skip, len);
+	return read_child(qcow2_data_file(q), run->host, dst, skip, len);
 }
 
 int
@@ -176,7 +176,7 @@ qcow2_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, struct 
 	    (run.kind == QCOW2_RUN_NORMAL || run.kind == QCOW2_RUN_ZERO_ALLOC)) {
 		ret->flags |= EXTENT_MAPPED;
 		ret->host = run.host;
-		ret->file = qcow2_file(q);
+		ret->file = qcow2_data_file(q);
 	}
 	return 0;
 }

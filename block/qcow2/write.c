@@ -57,10 +57,10 @@ write_part(struct qcow2 *q, uint64_t host, const struct iov *src, size_t skip, s
 	int r;
 
 	if (!skip && len == src->len)
-		return node_write(qcow2_file(q), host, src, 0);
+		return node_write(qcow2_data_file(q), host, src, 0);
 	r = iov_part(&part, src, skip, len);
 	if (!r)
-		r = node_write(qcow2_file(q), host, &part.iov, 0);
+		r = node_write(qcow2_data_file(q), host, &part.iov, 0);
 	iov_part_done(&part);
 	return r;
 }
@@ -126,7 +126,7 @@ write_around(struct qcow2 *q, const struct step *s, uint8_t *head, size_t head_l
 	if (tail_len)
 		vec[n++] = (struct iovec){ tail, tail_len };
 	all = (struct iov){ .vec = vec, .count = n, .len = head_len + s->len + tail_len };
-	r = node_write(qcow2_file(q), host - head_len, &all, 0);
+	r = node_write(qcow2_data_file(q), host - head_len, &all, 0);
 	if (vec != few)
 		free(vec);
 	iov_part_done(&part);
@@ -140,9 +140,9 @@ zero_around(struct qcow2 *q, const struct step *s, size_t head_len, size_t tail_
 	int r = 0;
 
 	if (head_len)
-		r = node_zero(qcow2_file(q), s->host, head_len, 0);
+		r = node_zero(qcow2_data_file(q), s->host, head_len, 0);
 	if (!r && tail_len)
-		r = node_zero(qcow2_file(q), s->host + (s->n << q->cluster_bits) - tail_len,
+		r = node_zero(qcow2_data_file(q), s->host + (s->n << q->cluster_bits) - tail_len,
 			      tail_len, 0);
 	return r;
 }
@@ -164,7 +164,7 @@ fill(struct qcow2 *q, const struct step *s)
 		r = zero_around(q, s, head_len, tail_len);
 		return r < 0 ? r : write_part(q, s->host + head_len, s->src, s->skip, s->len);
 	}
-	align = qcow2_file(q)->limits.mem_align;
+	align = qcow2_data_file(q)->limits.mem_align;
 	buf = iov_alloc(align > 64 ? align : 64, head_len + tail_len);
 	if (!buf)
 		return -ENOMEM;
