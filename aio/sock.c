@@ -51,6 +51,7 @@ struct sock {
 	bool is_socket;
 	bool was_blocking;	/* and is again when we are through with it */
 	struct loop *loop;
+	struct sock_filter *filter;	/* NULL: none */
 	struct direction dir[2];
 };
 
@@ -170,8 +171,11 @@ sock_detach(struct sock *s)
 void
 sock_close(struct sock *s)
 {
-	if (s)
-		close(sock_detach(s));
+	if (!s)
+		return;
+	if (s->filter)
+		s->filter->close(s->filter, s);
+	close(sock_detach(s));
 }
 
 void
@@ -179,6 +183,19 @@ sock_closep(struct sock **s)
 {
 	sock_close(*s);
 	*s = NULL;
+}
+
+void
+sock_set_filter(struct sock *s, struct sock_filter *f)
+{
+	assert(!s->filter);
+	s->filter = f;
+}
+
+struct sock_filter *
+sock_filter(const struct sock *s)
+{
+	return s->filter;
 }
 
 int
@@ -260,7 +277,7 @@ sock_wait(struct sock *s, enum sock_dir dir, int64_t deadline_ns)
 /* ---- reading ---- */
 
 ssize_t
-sock_recv_now(struct sock *s, void *buf, size_t len)
+sock_recv_wire(struct sock *s, void *buf, size_t len)
 {
 	ssize_t n;
 
@@ -275,6 +292,12 @@ sock_recv_now(struct sock *s, void *buf, size_t len)
 		return -errno;
 	s->dir[SOCK_READ].ready = false;
 	return -EAGAIN;
+}
+
+ssize_t
+sock_recv_now(struct sock *s, void *buf, size_t len)
+{
+	return s->filter ? s->filter->recv(s->filter, s, buf, len) : sock_recv_wire(s, buf, len);
 }
 
 ssize_t
@@ -336,7 +359,7 @@ send_vec(struct sock *s, struct iovec *vec, int count)
 }
 
 ssize_t
-sock_send_now(struct sock *s, const struct iov *src, size_t skip)
+sock_send_wire(struct sock *s, const struct iov *src, size_t skip)
 {
 	struct iovec some[SEND_PIECES_MAX];
 	int i = 0, n = 0;
@@ -351,6 +374,12 @@ sock_send_now(struct sock *s, const struct iov *src, size_t skip)
 		skip = 0;
 	}
 	return send_vec(s, some, n);
+}
+
+ssize_t
+sock_send_now(struct sock *s, const struct iov *src, size_t skip)
+{
+	return s->filter ? s->filter->send(s->filter, s, src, skip) : sock_send_wire(s, src, skip);
 }
 
 int

@@ -58,6 +58,25 @@ int sock_send_iov(struct sock *s, const struct iov *src);
 /* Until dir would not block, or deadline (-ETIMEDOUT).  May return early. */
 int sock_wait(struct sock *s, enum sock_dir dir, int64_t deadline_ns);
 
+/* What may stand between a sock and whoever uses it, as TLS does (aio/tls.h).  recv
+ * and send are what sock_recv_now() and sock_send_now() then do, over the wire's own
+ * calls below; after -EAGAIN the next send begins with the same bytes. */
+struct sock_filter {
+	ssize_t (*recv)(struct sock_filter *f, struct sock *s, void *buf, size_t len);
+	ssize_t (*send)(struct sock_filter *f, struct sock *s, const struct iov *src, size_t skip);
+	/* Free f; with s not NULL, which is about to be closed, say good-bye first. */
+	void (*close)(struct sock_filter *f, struct sock *s);
+};
+
+/* s owns f from now on.  sock_detach() leaves it to the caller, who has asked for it
+ * before: it may stand on the next sock of the same fd.  sock_wait() for reading is
+ * then for after -EAGAIN only: what f holds, the kernel does not see. */
+void sock_set_filter(struct sock *s, struct sock_filter *f);
+struct sock_filter *sock_filter(const struct sock *s);	/* NULL: none */
+
+ssize_t sock_recv_wire(struct sock *s, void *buf, size_t len);
+ssize_t sock_send_wire(struct sock *s, const struct iov *src, size_t skip);
+
 /* shutdown(2) with its SHUT_*; makes those who wait return.  Any thread, while
  * s is not closed. */
 void sock_shutdown(struct sock *s, int how);

@@ -16,6 +16,8 @@ static const struct export_hooks hooks = {
 	.on_deleted = qmp_event_send_block_export_deleted,
 	.take_iothread = object_take_iothread,
 	.release_iothread = object_release_iothread,
+	.take_tls_creds = object_take_tls_creds,
+	.is_authorized = object_is_authorized,
 };
 
 void

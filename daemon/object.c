@@ -6,31 +6,37 @@
 #include <string.h>
 
 #include "aio/loop.h"
+#include "aio/tls_creds.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/id.h"
 #include "base/list.h"
+#include "base/log.h"
+#include "daemon/authz.h"
 #include "schema/types.h"
 
-struct iothread {
+struct object {
 	struct list link;
-	char *id;
-	struct loop *loop;
-	unsigned users;
+	struct ObjectOptions *opts;	/* as it was made; our own copy */
+	struct loop *loop;		/* of an iothread */
+	unsigned users;			/* and who holds it */
+	struct tls_creds *creds;	/* of TLS credentials */
 };
 
-static struct list iothreads = LIST_INIT(iothreads);
+static struct list objects = LIST_INIT(objects);
 
-static struct iothread *
+static struct object *
 find(const char *id)
 {
-	struct iothread *t;
+	struct object *o;
 
-	LIST_FOREACH(t, &iothreads, link)
-		if (!strcmp(t->id, id))
-			return t;
+	LIST_FOREACH(o, &objects, link)
+		if (!strcmp(o->opts->id, id))
+			return o;
 	return NULL;
 }
+
+/* ---- iothreads ---- */
 
 /* All of these tune QEMU's loops.  Ours tune themselves, so a legal value is taken
  * as the hint that it is; an illegal one is refused as QEMU refuses it. */
@@ -58,36 +64,159 @@ check_iothread(const struct IothreadProperties *p, struct error **errp)
 }
 
 static int
-add_iothread(const struct ObjectOptions *opts, struct error **errp)
+make_iothread(struct object *o, struct error **errp)
 {
-	struct iothread *t;
-	int r;
+	if (check_iothread(&o->opts->u.iothread, errp) < 0)
+		return -1;
+	return loop_add(o->opts->id, &o->loop, errp) < 0 ? -1 : 0;
+}
 
-	if (check_iothread(&opts->u.iothread, errp) < 0)
-		return -1;
-	t = calloc(1, sizeof(*t));
-	if (!t || !(t->id = strdup(opts->id))) {
-		free(t);
-		return error_set(errp, "Cannot allocate memory");
+struct loop *
+object_take_iothread(const char *id, struct error **errp)
+{
+	struct object *o = find(id);
+
+	if (!o || !o->loop) {
+		error_set(errp, "iothread \"%s\" not found", id);
+		return NULL;
 	}
-	r = loop_add(opts->id, &t->loop, errp);
-	if (r < 0) {
-		free(t->id);
-		free(t);
+	o->users++;
+	return o->loop;
+}
+
+void
+object_release_iothread(struct loop *l)
+{
+	struct object *o;
+
+	LIST_FOREACH(o, &objects, link)
+		if (l && o->loop == l)
+			o->users--;
+}
+
+/* ---- TLS credentials ---- */
+
+static int
+load_creds(struct object *o, const struct tls_config *config, struct error **errp)
+{
+	if (tls_creds_load(config, &o->creds, errp) < 0)
 		return -1;
-	}
-	list_append(&iothreads, &t->link);
+	if (tls_creds_exposed(o->creds))
+		log_line(LOG_LEVEL_WARNING, "object '%s': everybody may read the secret in %s",
+			 o->opts->id, tls_creds_exposed(o->creds));
 	return 0;
 }
 
-int
-object_add(const struct ObjectOptions *opts, struct error **errp)
+static int
+make_x509(struct object *o, struct error **errp)
 {
+	const struct TlsCredsX509Properties *p = &o->opts->u.tls_creds_x509;
+
+	if (p->passwordid)
+		return error_set(errp, "No secret with id '%s'", p->passwordid);
+	return load_creds(o, &(struct tls_config){
+		.kind = TLS_X509, .dir = p->dir, .priority = p->priority,
+		.server = p->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER,
+		.verify_peer = p->has_verify_peer ? p->verify_peer : true,
+		.sanity_check = p->has_sanity_check ? p->sanity_check : true,
+	}, errp);
+}
+
+static int
+make_psk(struct object *o, struct error **errp)
+{
+	const struct TlsCredsPskProperties *p = &o->opts->u.tls_creds_psk;
+
+	return load_creds(o, &(struct tls_config){
+		.kind = TLS_PSK, .dir = p->dir, .priority = p->priority,
+		.server = p->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER,
+		.username = p->username,
+	}, errp);
+}
+
+static int
+make_anon(struct object *o, struct error **errp)
+{
+	const struct TlsCredsAnonProperties *p = &o->opts->u.tls_creds_anon;
+
+	return load_creds(o, &(struct tls_config){
+		.kind = TLS_ANON, .dir = p->dir, .priority = p->priority,
+		.server = p->endpoint == QCRYPTO_TLS_CREDS_ENDPOINT_SERVER,
+	}, errp);
+}
+
+struct tls_creds *
+object_take_tls_creds(const char *id, struct error **errp)
+{
+	struct object *o = find(id);
+
+	if (o && o->creds)
+		return tls_creds_ref(o->creds);
+	if (o)
+		error_set(errp, "Object with id '%s' is not TLS credentials", id);
+	else
+		error_set(errp, "No TLS credentials with id '%s'", id);
+	return NULL;
+}
+
+/* ---- authorization ---- */
+
+bool
+object_is_authorized(const char *id, const char *identity)
+{
+	struct object *o = find(id);
+
+	if (!o || !identity)
+		return false;
+	switch (o->opts->qom_type) {
+	case OBJECT_TYPE_AUTHZ_SIMPLE:
+		return !strcmp(o->opts->u.authz_simple.identity, identity);
+	case OBJECT_TYPE_AUTHZ_LIST:
+		return authz_list_allows(&o->opts->u.authz_list, identity);
+	default:
+		return false;
+	}
+}
+
+/* ---- all kinds ---- */
+
+static int
+refuse_secret(struct error **errp)
+{
+	return error_set(errp,
+			 "Object type 'secret' is not offered: this daemon opens no encrypted"
+			 " image and so takes no key; decrypt the image first with:"
+			 " quoin rescue SOURCE TARGET");
+}
+
+/* NULL: all that it needs are its options. */
+static int (*const makers[])(struct object *o, struct error **errp) = {
+	[OBJECT_TYPE_AUTHZ_LIST] = NULL,
+	[OBJECT_TYPE_AUTHZ_SIMPLE] = NULL,
+	[OBJECT_TYPE_IOTHREAD] = make_iothread,
+	[OBJECT_TYPE_TLS_CREDS_ANON] = make_anon,
+	[OBJECT_TYPE_TLS_CREDS_PSK] = make_psk,
+	[OBJECT_TYPE_TLS_CREDS_X509] = make_x509,
+};
+
+/* What was made of it so far. */
+static void
+object_free(struct object *o)
+{
+	list_remove(&o->link);
+	if (o->loop)
+		loop_remove(o->loop);
+	tls_creds_unref(o->creds);
+	ObjectOptions_free(o->opts);
+	free(o);
+}
+
+static int
+check_id(const struct ObjectOptions *opts, struct error **errp)
+{
+	/* Its refusal is what its users are to read, whatever else is wrong. */
 	if (opts->qom_type == OBJECT_TYPE_SECRET)
-		return error_set(errp,
-				 "Object type 'secret' is not offered: this daemon opens no encrypted"
-				 " image and so takes no key; decrypt the image first with:"
-				 " quoin rescue SOURCE TARGET");
+		return refuse_secret(errp);
 	if (!id_is_well_formed(opts->id))
 		return error_set(errp, "Parameter 'id' expects an identifier");
 	if (find(opts->id))
@@ -95,59 +224,50 @@ object_add(const struct ObjectOptions *opts, struct error **errp)
 				 "attempt to add duplicate property '%s' to object"
 				 " (type 'container')",
 				 opts->id);
-	return add_iothread(opts, errp);
+	return 0;
 }
 
-static void
-del(struct iothread *t)
+int
+object_add(const struct ObjectOptions *opts, struct error **errp)
 {
-	list_remove(&t->link);
-	loop_remove(t->loop);
-	free(t->id);
-	free(t);
+	int (*make)(struct object *o, struct error **errp) = makers[opts->qom_type];
+	struct object *o;
+
+	if (check_id(opts, errp) < 0)
+		return -1;
+	o = calloc(1, sizeof(*o));
+	if (!o || !(o->opts = meta_clone(&ObjectOptions_meta, opts))) {
+		free(o);
+		return error_set(errp, "Cannot allocate memory");
+	}
+	list_init(&o->link);
+	/* Making it may have waited, and the id be another's by now. */
+	if ((make && make(o, errp) < 0) || check_id(opts, errp) < 0) {
+		object_free(o);
+		return -1;
+	}
+	list_append(&objects, &o->link);
+	return 0;
 }
 
 int
 object_del(const char *id, struct error **errp)
 {
-	struct iothread *t = find(id);
+	struct object *o = find(id);
 
-	if (!t)
+	if (!o)
 		return error_set(errp, "object '%s' not found", id);
-	if (t->users)
+	if (o->users)
 		return error_set(errp, "object '%s' is in use, can not be deleted", id);
-	del(t);
+	object_free(o);
 	return 0;
-}
-
-struct loop *
-object_take_iothread(const char *id, struct error **errp)
-{
-	struct iothread *t = find(id);
-
-	if (!t) {
-		error_set(errp, "iothread \"%s\" not found", id);
-		return NULL;
-	}
-	t->users++;
-	return t->loop;
-}
-
-void
-object_release_iothread(struct loop *l)
-{
-	struct iothread *t;
-
-	LIST_FOREACH(t, &iothreads, link)
-		if (t->loop == l)
-			t->users--;
 }
 
 void
 object_del_all(void)
 {
-	struct iothread *t, *tmp;
+	struct object *o, *tmp;
 
-	LIST_FOREACH_SAFE(t, tmp, &iothreads, link)
-		del(t);
+	LIST_FOREACH_SAFE(o, tmp, &objects, link)
+		object_free(o);
 }

@@ -48,6 +48,12 @@ export_set_hooks(const struct export_hooks *h)
 	hooks = h;
 }
 
+const struct export_hooks *
+export_hooks(void)
+{
+	return hooks;
+}
+
 struct export *
 export_find(const char *id)
 {

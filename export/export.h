@@ -28,6 +28,7 @@ struct error;
 struct export;
 struct loop;
 struct root;
+struct tls_creds;
 
 /* A kind of export, as the kind's code fills it in. */
 struct export_kind {
@@ -64,8 +65,15 @@ struct export_hooks {
 	 * *errp if there is none of this id. */
 	struct loop *(*take_iothread)(const char *id, struct error **errp);
 	void (*release_iothread)(struct loop *l);
+	/* A reference to the TLS credentials of this id, NULL and *errp if there are
+	 * none. */
+	struct tls_creds *(*take_tls_creds)(const char *id, struct error **errp);
+	/* Does the authorization object of this id let in whom TLS has shown to be
+	 * identity (NULL: nobody knows)?  Not if there is none of this id. */
+	bool (*is_authorized)(const char *id, const char *identity);
 };
 void export_set_hooks(const struct export_hooks *hooks);	/* borrowed for ever */
+const struct export_hooks *export_hooks(void);			/* for kinds */
 
 int export_add(const struct BlockExportOptions *opts, struct error **errp);
 

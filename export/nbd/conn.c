@@ -57,6 +57,15 @@ close_sock(struct nbd_conn *c)
 	sock_close(s);
 }
 
+/* Who was on the way between loops does not arrive. */
+static void
+close_moving(struct nbd_conn *c)
+{
+	if (c->filter)
+		c->filter->close(c->filter, NULL);
+	close(c->fd);
+}
+
 /* On the connection's own loop, after the handshake. */
 static void
 transmission(void *arg)
@@ -65,8 +74,10 @@ transmission(void *arg)
 	struct sock *s;
 
 	if (sock_new(c->fd, &s) < 0) {
-		close(c->fd);
+		close_moving(c);
 	} else {
+		if (c->filter)
+			sock_set_filter(s, c->filter);
 		nbd_conn_set_sock(c, s);
 		nbd_serve(c);
 		close_sock(c);
@@ -89,9 +100,10 @@ handshake(void *arg)
 	}
 	loop = nbd_server_pick_loop(c->server, c->export);
 	nbd_conn_set_sock(c, NULL);
+	c->filter = sock_filter(s);
 	c->fd = sock_detach(s);
 	if (co_spawn(loop, transmission, c) < 0) {
-		close(c->fd);
+		close_moving(c);
 		conn_ended(&c->ended);
 	}
 }

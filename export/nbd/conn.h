@@ -48,6 +48,7 @@ struct nbd_export;
 struct nbd_server;
 struct root;
 struct sock;
+struct sock_filter;
 
 enum {
 	NBD_HEADROOM = 64,	/* before any data: the reply's header */
@@ -123,7 +124,8 @@ struct nbd_conn {
 	uint64_t size;			/* of the export, as told at GO */
 	uint16_t transmission_flags;
 	bool writethrough;
-	int fd;				/* on its way between loops */
+	int fd;				/* on its way between loops, */
+	struct sock_filter *filter;	/* with its TLS, where it has it */
 	struct loop_task ended;		/* the last word, posted to loop 0 */
 
 	pthread_mutex_t lock;

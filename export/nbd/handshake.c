@@ -6,9 +6,14 @@
  *
  *	FLAGS -> FIXED -----GO, EXPORT_NAME-----> transmission
  *	   \--> OLD ---------EXPORT_NAME--------/
+ *	   \--> PLAIN --STARTTLS--> FIXED
  *		  any state: ABORT, an error on the wire, the time limit -> end
  *
  * A client that does not claim "fixed newstyle" (OLD) may only choose an export.
+ * Where the server has credentials, a client may do nothing before it has TLS
+ * (PLAIN); what it says before is forgotten, and nothing that it sent behind
+ * STARTTLS is read as anything but TLS, because nothing is read ahead.
+ *
  * Each option's data is received whole, at most DATA_MAX of it, before anything
  * is done, and then parsed by one reader that cannot leave it.  Replies are
  * gathered in memory and sent when the option is done, so nothing that may
@@ -29,6 +34,7 @@
 
 #include "aio/sock.h"
 #include "aio/timer.h"
+#include "aio/tls.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "export/nbd/conn.h"
@@ -44,10 +50,10 @@ enum {
 	BLOCK_PREFERRED = 4096,
 };
 
-enum state { FLAGS, FIXED, OLD, DONE, STATES };
+enum state { FLAGS, PLAIN, FIXED, OLD, DONE, STATES };
 
 /* What an option's handler wants next. */
-enum step { STEP_NEXT, STEP_TRANSMIT, STEP_END };
+enum step { STEP_NEXT, STEP_TLS, STEP_TRANSMIT, STEP_END };
 
 struct handshake {
 	struct nbd_conn *conn;
@@ -287,7 +293,8 @@ on_export_name(struct handshake *h)
 	uint64_t size;
 
 	/* This option knows no error reply, and no extended headers. */
-	if (h->conn->session.mode == NBD_MODE_EXTENDED || h->left > NBD_STRING_MAX || memchr(h->data, 0, h->left))
+	if (h->conn->session.mode == NBD_MODE_EXTENDED || h->left > NBD_STRING_MAX ||
+	    memchr(h->data, 0, h->left))
 		return STEP_END;
 	memcpy(name, h->data, h->left);
 	name[h->left] = '\0';
@@ -331,8 +338,13 @@ static enum step
 on_starttls(struct handshake *h)
 {
 	if (!get_end(h))
-		return STEP_NEXT;
-	return reply_error(h, NBD_REP_ERR_POLICY, "TLS not configured");
+		return h->state == PLAIN ? STEP_END : STEP_NEXT;
+	if (!h->conn->server->creds)
+		return reply_error(h, NBD_REP_ERR_POLICY, "TLS not configured");
+	if (h->state != PLAIN)
+		return reply_error(h, NBD_REP_ERR_INVALID, "TLS already enabled");
+	reply_ack(h);
+	return STEP_TLS;
 }
 
 static enum step
@@ -496,9 +508,9 @@ static const struct option {
 	enum step (*handle)(struct handshake *h);
 } options[] = {
 	[NBD_OPT_EXPORT_NAME] = { 1 << FIXED | 1 << OLD, on_export_name },
-	[NBD_OPT_ABORT] = { 1 << FIXED, on_abort },
+	[NBD_OPT_ABORT] = { 1 << FIXED | 1 << PLAIN, on_abort },
 	[NBD_OPT_LIST] = { 1 << FIXED, on_list },
-	[NBD_OPT_STARTTLS] = { 1 << FIXED, on_starttls },
+	[NBD_OPT_STARTTLS] = { 1 << FIXED | 1 << PLAIN, on_starttls },
 	[NBD_OPT_INFO] = { 1 << FIXED, on_info },
 	[NBD_OPT_GO] = { 1 << FIXED, on_info },
 	[NBD_OPT_STRUCTURED_REPLY] = { 1 << FIXED, on_structured_reply },
@@ -514,7 +526,8 @@ find_option(uint32_t n)
 }
 
 static const bool moves[STATES][STATES] = {
-	[FLAGS] = { [FIXED] = true, [OLD] = true },
+	[FLAGS] = { [FIXED] = true, [OLD] = true, [PLAIN] = true },
+	[PLAIN] = { [FIXED] = true },
 	[FIXED] = { [DONE] = true },
 	[OLD] = { [DONE] = true },
 };
@@ -546,7 +559,31 @@ greet(struct handshake *h)
 	if (get_be32(flags) & ~known)
 		return -EPROTO;
 	h->no_zeroes = get_be32(flags) & NBD_FLAG_NO_ZEROES;
-	move(h, get_be32(flags) & NBD_FLAG_FIXED_NEWSTYLE ? FIXED : OLD);
+	if (!(get_be32(flags) & NBD_FLAG_FIXED_NEWSTYLE)) {
+		/* Such a client cannot ask for TLS. */
+		if (h->conn->server->creds)
+			return -EPROTO;
+		move(h, OLD);
+	} else {
+		move(h, h->conn->server->creds ? PLAIN : FIXED);
+	}
+	return 0;
+}
+
+/* The client's first byte of TLS is the next one. */
+static int
+start_tls(struct handshake *h)
+{
+	struct nbd_conn *c = h->conn;
+	int r = tls_start(c->sock, c->server->creds, NULL, NULL);
+
+	if (r < 0)
+		return r;
+	if (c->server->authz &&
+	    !export_hooks()->is_authorized(c->server->authz, tls_peer(c->sock)))
+		return -EACCES;
+	c->session = (struct nbd_session){ 0 };
+	move(h, FIXED);
 	return 0;
 }
 
@@ -566,6 +603,17 @@ skip_data(struct handshake *h, uint32_t len)
 	return r;
 }
 
+/* An option that is not for everybody to read.  EXPORT_NAME knows no error reply. */
+static int
+refuse_plain(struct handshake *h, uint32_t len)
+{
+	int r = h->option == NBD_OPT_EXPORT_NAME ? -EPROTO : skip_data(h, len);
+
+	return r < 0 ? r : (int)reply_error(h, NBD_REP_ERR_TLS_REQD,
+					    "Option 0x%" PRIx32 " not permitted before TLS",
+					    h->option);
+}
+
 /* Handle the option at hand, with len bytes of data to come: a step, or -errno. */
 static int
 handle_option(struct handshake *h, uint32_t len)
@@ -576,6 +624,8 @@ handle_option(struct handshake *h, uint32_t len)
 
 	if (h->state == OLD && !(o && o->states & 1 << OLD))
 		return -EPROTO;
+	if (h->state == PLAIN && !(o && o->states & 1 << PLAIN))
+		return refuse_plain(h, len);
 	if (!o || !(o->states & 1u << h->state)) {
 		r = skip_data(h, len);
 		return r < 0 ? r : (int)reply_error(h, NBD_REP_ERR_UNSUP,
@@ -616,9 +666,11 @@ haggle(struct handshake *h)
 		h->option = get_be32(head + 8);
 		step = handle_option(h, len);
 		r = step < 0 ? step : send_replies(h);
+		if (r >= 0 && step == STEP_TLS)
+			r = start_tls(h);
 		if (r < 0)
 			return r;
-	} while (step == STEP_NEXT);
+	} while (step == STEP_NEXT || step == STEP_TLS);
 	if (step == STEP_END)
 		return -ECONNABORTED;
 	move(h, DONE);

@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "aio/co.h"
 #include "aio/loop.h"
 #include "aio/sock.h"
 #include "aio/timer.h"
+#include "aio/tls_creds.h"
 #include "base/error.h"
 #include "export/nbd/conn.h"
 #include "export/nbd/export.h"
@@ -61,12 +63,19 @@ nbd_server_add_conn(struct nbd_server *s, struct nbd_conn *c)
 }
 
 static void
+server_free(struct nbd_server *s)
+{
+	tls_creds_unref(s->creds);
+	free(s->authz);
+	free(s);
+}
+
+static void
 free_if_done(struct nbd_server *s)
 {
-	if (!s->stopped || !list_empty(&s->conns) || !list_empty(&s->listeners) ||
-	    !co_queue_empty(&s->quiet))
-		return;
-	free(s);
+	if (s->stopped && list_empty(&s->conns) && list_empty(&s->listeners) &&
+	    co_queue_empty(&s->quiet))
+		server_free(s);
 }
 
 void
@@ -183,17 +192,42 @@ start_listeners(struct nbd_server *s, const int *fds, int n)
 	return r;
 }
 
+static int
+apply_tls(struct nbd_server *s, const struct NbdServerOptions *opts, struct error **errp)
+{
+	if (opts->tls_authz && !opts->tls_creds)
+		return error_set(errp, "Parameter 'tls-authz' needs 'tls-creds':"
+				 " without TLS nobody knows who connects");
+	if (!opts->tls_creds)
+		return 0;
+	s->creds = export_hooks()->take_tls_creds(opts->tls_creds, errp);
+	if (!s->creds)
+		return -1;
+	if (!tls_creds_is_server(s->creds))
+		return error_set(errp, "Expected TLS credentials for a server endpoint");
+	if (!opts->tls_authz)
+		return 0;
+	s->authz = strdup(opts->tls_authz);
+	return s->authz ? 0 : error_set(errp, "Out of memory");
+}
+
 static struct nbd_server *
-server_new(const struct NbdServerOptions *opts)
+server_new(const struct NbdServerOptions *opts, struct error **errp)
 {
 	struct nbd_server *s = calloc(1, sizeof(*s));
 
-	if (!s)
+	if (!s) {
+		error_set(errp, "Out of memory");
 		return NULL;
+	}
 	list_init(&s->listeners);
 	list_init(&s->exports);
 	list_init(&s->conns);
 	apply_limits(s, opts);
+	if (apply_tls(s, opts, errp) < 0) {
+		server_free(s);
+		return NULL;
+	}
 	return s;
 }
 
@@ -205,14 +239,12 @@ nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 
 	if (the_server)
 		return error_set(errp, "NBD server already running");
-	if (opts->tls_creds)
-		return error_set(errp, "No TLS credentials with id '%s'", opts->tls_creds);
-	s = server_new(opts);
+	s = server_new(opts, errp);
 	if (!s)
-		return error_set(errp, "Out of memory");
+		return -1;
 	n = nbd_listen_at(opts->addr, &s->file, fds, errp);
 	if (n < 0) {
-		free(s);
+		server_free(s);
 		return -1;
 	}
 	r = start_listeners(s, fds, n);

@@ -23,6 +23,7 @@ struct error;
 struct loop;
 struct nbd_conn;
 struct nbd_export;
+struct tls_creds;
 
 struct nbd_server {
 	struct list listeners, exports, conns;
@@ -32,6 +33,8 @@ struct nbd_server {
 	struct co_queue quiet;		/* stop waits for all to end */
 	struct ownfile file;		/* of the socket, where it has one */
 	unsigned next_loop;		/* for the next connection */
+	struct tls_creds *creds;	/* NULL: no TLS; else nothing without it */
+	char *authz;			/* object that says who may connect; NULL: all may */
 	bool stopped;			/* vanishes with the last connection */
 };
 

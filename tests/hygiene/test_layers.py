@@ -25,6 +25,7 @@ LIBRARIES = {
     r'json(-c/.*|)\.h|json_': ['qmp', 'schema', 'cli'],
     r'nettle/': ['rescue'],
     r'systemd/': ['daemon'],
+    r'gnutls/': ['aio'],
 }
 DRIVER_FOLDERS = ['block/qcow2', 'block/qcow', 'block/nbd', 'block/filters']
 

@@ -4,6 +4,7 @@
 Numbers are as the protocol's text names them (doc/proto.md of the NBD project).
 """
 import socket
+import ssl
 import struct
 
 NBDMAGIC = 0x4e42444d41474943
@@ -56,7 +57,7 @@ class Conn:
     def send(self, data):
         try:
             self.sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             raise Closed from None
 
     def recv(self, n):
@@ -64,7 +65,7 @@ class Conn:
         while len(data) < n:
             try:
                 more = self.sock.recv(n - len(data))
-            except ConnectionResetError:
+            except (ConnectionResetError, ssl.SSLError):
                 more = b''
             if not more:
                 raise Closed
@@ -75,7 +76,7 @@ class Conn:
         """Has the server ended the connection, with nothing left to read?"""
         try:
             return self.sock.recv(1) == b''
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLError):
             return True
 
     # ---- handshake ----
@@ -109,6 +110,11 @@ class Conn:
 
     def set_meta(self, name, *queries, option=OPT_SET_META):
         return self.option(option, meta_data(name, *queries))
+
+    def starttls(self, context, hostname='localhost'):
+        assert self.option(OPT_STARTTLS) == [(REP_ACK, b'')]
+        self.sock = context.wrap_socket(self.sock, server_hostname=hostname)
+        return self
 
     # ---- transmission ----
 

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Two ends of a socket pair that speak TLS with each other, without certificates. */
+#include "tests/unit/aio_test.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "aio/colock.h"
+#include "aio/sock.h"
+#include "aio/tls.h"
+#include "base/error.h"
+#include "base/iov.h"
+
+enum { TOTAL = 3 << 20, SMALL_BUFFER = 4096 };
+
+struct end {
+	struct sock *s;
+	struct tls_creds *creds;
+	int (*talk)(struct end *e);
+	int status;
+	uint8_t *data;
+};
+
+static struct tls_creds *
+anonymous(bool server)
+{
+	const struct tls_config config = { .kind = TLS_ANON, .server = server };
+	struct tls_creds *c = NULL;
+
+	assert_int_equal(tls_creds_load(&config, &c, NULL), 0);
+	return c;
+}
+
+static void
+run_end(void *arg)
+{
+	struct end *e = arg;
+
+	e->status = tls_start(e->s, e->creds, NULL, NULL);
+	if (e->status >= 0 && e->talk)
+		e->status = e->talk(e);
+	sock_close(e->s);
+	tls_creds_unref(e->creds);
+}
+
+/* Both ends at the same time, over a pair whose buffers hold little. */
+static void
+run_pair(struct end *server, struct end *client)
+{
+	struct co_group group;
+	int fds[2], size = SMALL_BUFFER;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	for (int i = 0; i < 2; i++)
+		setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	assert_int_equal(sock_new(fds[0], &server->s), 0);
+	assert_int_equal(sock_new(fds[1], &client->s), 0);
+	server->creds = anonymous(true);
+	client->creds = anonymous(false);
+	co_group_init(&group);
+	assert_int_equal(co_group_start(&group, run_end, server), 0);
+	assert_int_equal(co_group_start(&group, run_end, client), 0);
+	co_group_wait(&group);
+}
+
+static uint8_t
+byte_at(size_t i)
+{
+	return (uint8_t)(i * 7 + i / 251);
+}
+
+/* In pieces of many sizes, and several pieces a call. */
+static int
+sends_all(struct end *e)
+{
+	size_t at = 0, len = 1;
+	int r = 0;
+
+	for (size_t i = 0; i < TOTAL; i++)
+		e->data[i] = byte_at(i);
+	for (; r >= 0 && at < TOTAL; at += len, len = len * 5 % 600011 + 1) {
+		if (len > TOTAL - at)
+			len = TOTAL - at;
+		struct iovec vec[2] = { { e->data + at, len / 3 },
+					{ e->data + at + len / 3, len - len / 3 } };
+		struct iov v = { .vec = vec, .count = 2, .len = len };
+
+		r = sock_send_iov(e->s, &v);
+	}
+	return r;
+}
+
+static int
+receives_all(struct end *e)
+{
+	int r = sock_recv_full(e->s, e->data, TOTAL);
+	uint8_t more;
+
+	for (size_t i = 0; r >= 0 && i < TOTAL; i++)
+		if (e->data[i] != byte_at(i))
+			return -EBADMSG;
+	/* The other end says good-bye. */
+	return r < 0 ? r : (int)sock_recv(e->s, &more, 1);
+}
+
+static void
+carry(void *arg)
+{
+	struct end server = { .talk = sends_all, .data = malloc(TOTAL) };
+	struct end client = { .talk = receives_all, .data = malloc(TOTAL) };
+
+	(void)arg;
+	run_pair(&server, &client);
+	assert_int_equal(server.status, 0);
+	assert_int_equal(client.status, 0);
+	free(server.data);
+	free(client.data);
+}
+
+static void
+what_is_sent_arrives(void **state)
+{
+	(void)state;
+	run(carry, NULL);
+}
+
+/* Who breaks off without a good-bye might be cut off by somebody else. */
+static int
+breaks_off(struct end *e)
+{
+	shutdown(sock_fd(e->s), SHUT_RDWR);
+	return 0;
+}
+
+static int
+receives_one(struct end *e)
+{
+	uint8_t b;
+
+	return (int)sock_recv(e->s, &b, 1);
+}
+
+static void
+break_off(void *arg)
+{
+	struct end server = { .talk = breaks_off }, client = { .talk = receives_one };
+
+	(void)arg;
+	run_pair(&server, &client);
+	assert_int_equal(client.status, -ECONNRESET);
+}
+
+static void
+an_end_without_good_bye_is_an_error(void **state)
+{
+	(void)state;
+	run(break_off, NULL);
+}
+
+static void
+talk_plainly(void *arg)
+{
+	static const uint8_t junk[600] = "GET / HTTP/1.0\r\n\r\n";
+	struct error *err = NULL;
+	struct tls_creds *creds = anonymous(true);
+	struct sock *s;
+	int fds[2];
+
+	(void)arg;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(send(fds[1], junk, sizeof(junk), MSG_NOSIGNAL), sizeof(junk));
+	assert_int_equal(sock_new(fds[0], &s), 0);
+	assert_true(tls_start(s, creds, NULL, &err) < 0);
+	assert_non_null(strstr(error_text(err), "TLS handshake failed"));
+	error_free(err);
+	assert_null(sock_filter(s));
+	assert_null(tls_peer(s));
+	sock_close(s);
+	close(fds[1]);
+	tls_creds_unref(creds);
+}
+
+static void
+plain_text_is_no_handshake(void **state)
+{
+	(void)state;
+	run(talk_plainly, NULL);
+}
+
+static void
+hang_up(void *arg)
+{
+	struct tls_creds *creds = anonymous(true);
+	struct sock *s;
+	int fds[2];
+
+	(void)arg;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	close(fds[1]);
+	assert_int_equal(sock_new(fds[0], &s), 0);
+	assert_int_equal(tls_start(s, creds, NULL, NULL), -ECONNRESET);
+	sock_close(s);
+	tls_creds_unref(creds);
+}
+
+static void
+a_peer_that_hangs_up_ends_the_handshake(void **state)
+{
+	(void)state;
+	run(hang_up, NULL);
+}
+
+static void
+ask_for_nonsense(void *arg)
+{
+	const struct tls_config config = { .kind = TLS_ANON, .server = true, .priority = "JUNK" };
+	struct tls_creds *creds = NULL;
+	struct error *err = NULL;
+	struct sock *s;
+	int fds[2];
+
+	(void)arg;
+	assert_int_equal(tls_creds_load(&config, &creds, NULL), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(sock_new(fds[0], &s), 0);
+	assert_true(tls_start(s, creds, NULL, &err) < 0);
+	assert_non_null(strstr(error_text(err), "Unable to set TLS session priority JUNK"));
+	error_free(err);
+	sock_close(s);
+	close(fds[1]);
+	tls_creds_unref(creds);
+}
+
+static void
+a_priority_that_is_nonsense_is_told(void **state)
+{
+	(void)state;
+	run(ask_for_nonsense, NULL);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CO_TEST(what_is_sent_arrives),
+		CO_TEST(an_end_without_good_bye_is_an_error),
+		CO_TEST(plain_text_is_no_handshake),
+		CO_TEST(a_peer_that_hangs_up_ends_the_handshake),
+		CO_TEST(a_priority_that_is_nonsense_is_told),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
