@@ -43,7 +43,7 @@ struct limits {
 	uint32_t mem_align;	/* of the buffers' addresses and pieces; >= 1 */
 	uint64_t max_transfer;	/* bytes of a read or write */
 	uint64_t opt_transfer;
-	uint32_t zero_align;	/* of driver->zero; a request's rest is written as data */
+	uint32_t zero_align;	/* of driver->zero; a request's rest comes apart from it */
 	uint64_t max_zero;
 	uint32_t discard_align;	/* a discard's unaligned rest is dropped */
 	uint64_t max_discard;
@@ -78,7 +78,8 @@ struct driver {
 
 	int (*read)(struct node *n, uint64_t off, const struct iov *dst);
 	int (*write)(struct node *n, uint64_t off, const struct iov *src, unsigned flags);
-	/* -EOPNOTSUPP: io.c writes zeroes instead (or gives up, with IO_FAST). */
+	/* -EOPNOTSUPP: io.c writes zeroes instead (or gives up, with IO_FAST).  A
+	 * request is a multiple of zero_align, or lies between two multiples. */
 	int (*zero)(struct node *n, uint64_t off, uint64_t len, unsigned flags);
 	int (*discard)(struct node *n, uint64_t off, uint64_t len);
 	/* Format: write back own caches in order.  io.c then flushes the children. */

@@ -63,23 +63,30 @@ zero_by_driver(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 }
 
 static int
+zero_part(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+	if (n->driver->zero && is_aligned(off | len, n->limits.align))
+		return zero_by_driver(n, off, len, flags);
+	return flags & IO_FAST ? -EOPNOTSUPP : write_zero_data(n, off, len, flags);
+}
+
+/* What the driver's granularity divides, and what lies before and behind that: a
+ * driver may know that the rest of such a piece reads as zeroes anyway. */
+static int
 zero_pieces(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
 	uint64_t align = max_u64(n->limits.zero_align, n->limits.align);
-	uint64_t start = round_up(off, align), end = off + len;
-	uint64_t stop = round_down(end, align);
+	uint64_t end = off + len;
+	uint64_t start = min_u64(round_up(off, align), end);
+	uint64_t stop = max_u64(round_down(end, align), start);
 	int err = 0;
 
-	if (!n->driver->zero || start >= stop)
-		return flags & IO_FAST ? -EOPNOTSUPP : write_zero_data(n, off, len, flags);
-	if ((flags & IO_FAST) && (start != off || stop != end))
-		return -EOPNOTSUPP;
 	if (start > off)
-		err = write_zero_data(n, off, start - off, flags);
-	if (!err)
-		err = zero_by_driver(n, start, stop - start, flags);
+		err = zero_part(n, off, start - off, flags);
+	if (!err && stop > start)
+		err = zero_part(n, start, stop - start, flags);
 	if (!err && end > stop)
-		err = write_zero_data(n, stop, end - stop, flags);
+		err = zero_part(n, stop, end - stop, flags);
 	return err;
 }
 

@@ -26,8 +26,6 @@ refuse(const struct BlockdevCreateOptionsQcow2 *o, struct error **errp)
 	if (o->encrypt)
 		return error_set(errp, "Cannot create an encrypted image: Quoin serves no encrypted "
 				       "images; leave out 'encrypt'");
-	if (o->has_extended_l2 && o->extended_l2)
-		return error_set(errp, "Unsupported qcow2 feature(s): extended L2 entries");
 	if (o->data_file)
 		return error_set(errp, "Unsupported qcow2 feature(s): external data file");
 	if (o->has_data_file_raw && o->data_file_raw)
@@ -41,21 +39,30 @@ set_geometry(const struct BlockdevCreateOptionsQcow2 *o, struct qcow2_format *f,
 {
 	uint64_t cluster = o->has_cluster_size ? o->cluster_size : 65536;
 	int64_t bits = o->has_refcount_bits ? o->refcount_bits : 16;
+	bool v2 = o->has_version && o->version == BLOCKDEV_QCOW2_VERSION_V2;
 
+	f->extended_l2 = o->has_extended_l2 && o->extended_l2;
 	if (!is_aligned(o->size, 512))
 		return error_set(errp, "Image size must be a multiple of 512 bytes");
+	if (f->extended_l2 && v2)
+		return error_set(errp, "Extended L2 entries are only supported with compatibility "
+				       "level 1.1 and above (use version=v3 or greater)");
 	if (!is_pow2(cluster) || cluster < UINT64_C(1) << QCOW2_CLUSTER_BITS_MIN ||
 	    cluster > UINT64_C(1) << QCOW2_CLUSTER_BITS_MAX)
 		return error_set(errp, "Cluster size must be a power of two between %d and %dk",
 				 1 << QCOW2_CLUSTER_BITS_MIN, 1 << (QCOW2_CLUSTER_BITS_MAX - 10));
-	if (o->has_preallocation && o->preallocation != PREALLOC_MODE_OFF && o->backing_file)
+	if (f->extended_l2 && cluster < UINT64_C(1) << QCOW2_CLUSTER_BITS_MIN_EXTL2)
+		return error_set(errp, "Extended L2 entries are only supported with cluster sizes "
+				       "of at least %u bytes", 1u << QCOW2_CLUSTER_BITS_MIN_EXTL2);
+	if (o->has_preallocation && o->preallocation != PREALLOC_MODE_OFF && o->backing_file &&
+	    !f->extended_l2)
 		return error_set(errp, "Backing file and preallocation can only be used at the same "
 				       "time if extended_l2 is on");
 	if (bits < 1 || bits > 64 || !is_pow2((uint64_t)bits))
 		return error_set(errp, "Refcount width must be a power of two and may not exceed "
 				       "64 bits");
 	f->size = o->size;
-	f->version = o->has_version && o->version == BLOCKDEV_QCOW2_VERSION_V2 ? 2 : 3;
+	f->version = v2 ? 2 : 3;
 	f->cluster_bits = (unsigned)__builtin_ctzll(cluster);
 	f->refcount_order = (unsigned)__builtin_ctzll((uint64_t)bits);
 	f->lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts;
@@ -93,7 +100,8 @@ full_size(const struct qcow2_format *f, uint64_t metadata)
 {
 	uint64_t cluster = UINT64_C(1) << f->cluster_bits;
 	uint64_t data = round_up(f->size, cluster);
-	uint64_t tables = div_up(data >> f->cluster_bits, cluster / 8) << f->cluster_bits;
+	uint64_t per_table = cluster / (f->extended_l2 ? 16 : 8);
+	uint64_t tables = div_up(data >> f->cluster_bits, per_table) << f->cluster_bits;
 	uint64_t counted = metadata + data + tables;
 	uint64_t blocks = div_up(counted >> f->cluster_bits, cluster * 8 >> f->refcount_order);
 

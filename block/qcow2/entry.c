@@ -26,9 +26,25 @@ qcow2_l2e_kind(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub)
 		return QCOW2_RUN_COMPRESSED;
 	if (q->extended_l2)
 		return kind_by_bitmap(e, has_host, sub);
-	if ((e.entry & QCOW2_ZERO_BIT) && q->version >= 3)
+	if ((e.entry & QCOW2_ZERO_BIT) && q->version < 3)
+		return QCOW2_RUN_INVALID;
+	if (e.entry & QCOW2_ZERO_BIT)
 		return has_host ? QCOW2_RUN_ZERO_ALLOC : QCOW2_RUN_ZERO;
 	return has_host ? QCOW2_RUN_NORMAL : QCOW2_RUN_UNALLOCATED;
+}
+
+uint32_t
+qcow2_l2e_kind_end(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub)
+{
+	uint32_t data = (uint32_t)e.bitmap, zero = (uint32_t)(e.bitmap >> 32), same;
+
+	if (!q->extended_l2 || (e.entry & QCOW2_COMPRESSED))
+		return q->cluster_size;
+	same = data >> sub & 1 ? data : zero >> sub & 1 ? zero : ~(data | zero);
+	same = ~(same >> sub);		/* the first that differs is the lowest bit */
+	return same ? min_u64((sub + (unsigned)__builtin_ctz(same)) << q->sub_bits,
+			      q->cluster_size)
+		    : q->cluster_size;
 }
 
 void

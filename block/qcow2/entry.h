@@ -104,6 +104,8 @@ qcow2_l2e_zero(const struct qcow2 *q)
 
 /* What the entry says of one subcluster (0 where there are none). */
 enum qcow2_kind qcow2_l2e_kind(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub);
+/* Where, in bytes from the cluster's start, the kind of that subcluster ends. */
+uint32_t qcow2_l2e_kind_end(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub);
 
 /* The host clusters that an entry refers to: first offset, number; 0: none. */
 uint64_t qcow2_l2e_clusters(const struct qcow2 *q, struct qcow2_l2e e, uint64_t *ret_host);

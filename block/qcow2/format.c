@@ -78,7 +78,8 @@ write_header(struct node *file, const struct qcow2_format *f, const struct layou
 		.reftable_clusters = (uint32_t)(l->blocks - l->table),
 		.refcount_order = f->refcount_order, .compression = (uint8_t)f->compression,
 		.compat = f->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0,
-		.incompat = f->compression ? QCOW2_INCOMPAT_COMPRESSION : 0,
+		.incompat = (f->compression ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+			    (f->extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0),
 		.header_len = f->version < 3 ? QCOW2_HEADER_V2 : QCOW2_HEADER_MAX,
 	};
 	int r = 0;

@@ -145,8 +145,10 @@ check_features(const struct qcow2_header *h, const void *table, size_t len, bool
 	}
 	if (h->incompat & QCOW2_INCOMPAT_DATA_FILE)
 		return error_set(errp, "Unsupported qcow2 feature(s): external data file");
-	if (h->incompat & QCOW2_INCOMPAT_EXTL2)
-		return error_set(errp, "Unsupported qcow2 feature(s): extended L2 entries");
+	if ((h->incompat & QCOW2_INCOMPAT_EXTL2) &&
+	    h->cluster_bits < QCOW2_CLUSTER_BITS_MIN_EXTL2)
+		return error_set(errp, "Unsupported subcluster size: %u",
+				 1u << h->cluster_bits >> 5);
 	if ((h->incompat & QCOW2_INCOMPAT_CORRUPT) && !read_only)
 		return error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write");
 	if (h->autoclear & QCOW2_AUTOCLEAR_DATA_RAW)

@@ -25,6 +25,7 @@ enum {
 	QCOW2_HEADER_MAX = 112,		/* the same with its padding */
 	QCOW2_CLUSTER_BITS_MIN = 9,
 	QCOW2_CLUSTER_BITS_MAX = 21,
+	QCOW2_CLUSTER_BITS_MIN_EXTL2 = 14,	/* a subcluster is at least a sector */
 	QCOW2_L1_MAX = 32 << 20,	/* bytes of an L1 table */
 	QCOW2_REFTABLE_MAX = 8 << 20,	/* bytes of the refcount table */
 	QCOW2_SNAPSHOTS_MAX = 65536,

@@ -74,6 +74,8 @@ check_counted(struct qcow2 *q)
 			struct qcow2_l2e e = qcow2_l2e_get(q, s->data, i);
 			uint64_t host, n = qcow2_l2e_clusters(q, e, &host);
 
+			/* One kind is valid or all of them are not. */
+			assert(qcow2_l2e_kind(q, e, 0) != QCOW2_RUN_INVALID);
 			for (; n; n--, host += q->cluster_size)
 				assert(count_of(q, host) > 0);
 		}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "block/qcow2/map.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,11 +50,12 @@ read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uin
 	   struct qcow2_run *run)
 {
 	uint64_t in_cluster = off & (q->cluster_size - 1);
+	unsigned sub = qcow2_sub_of(q, off);
 
-	run->kind = qcow2_l2e_kind(q, e, 0);
+	run->kind = qcow2_l2e_kind(q, e, sub);
 	run->owned = false;
 	run->host = 0;
-	run->len = q->cluster_size - in_cluster;
+	run->len = qcow2_l2e_kind_end(q, e, sub) - in_cluster;
 	switch (run->kind) {
 	case QCOW2_RUN_INVALID:
 		return -EIO;
@@ -99,10 +101,15 @@ extend(const struct qcow2 *q, const struct place *p, struct qcow2_run *run,
        const uint8_t *data, uint64_t i, uint64_t len)
 {
 	while (i < p->entries && run->len < len) {
-		if (!continues(q, p, run, qcow2_l2e_get(q, data, i)))
+		struct qcow2_l2e e = qcow2_l2e_get(q, data, i++);
+		uint32_t part;
+
+		if (!continues(q, p, run, e))
 			return false;
-		run->len += q->cluster_size;
-		i++;
+		part = qcow2_l2e_kind_end(q, e, 0);
+		run->len += part;
+		if (part < q->cluster_size)
+			return false;
 	}
 	return run->len < len;
 }
@@ -131,7 +138,8 @@ find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *run,
 		r = read_entry(q, &p, qcow2_l2e_get(q, s->data, p.index), off, run);
 		if (r < 0)
 			return r;
-		if (!extend(q, &p, run, s->data, p.index + 1, len))
+		if (!is_aligned(off + run->len, q->cluster_size) ||
+		    !extend(q, &p, run, s->data, p.index + 1, len))
 			goto out;
 	}
 	/* Into the next slices, as far as they are here and look all right. */
@@ -171,6 +179,43 @@ qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *re
 			r = qcow2_cache_load(q, &q->l2_cache, missing);
 		if (r < 0)
 			return r;
+	}
+}
+
+bool
+qcow2_run_is_zero(const struct qcow2 *q, const struct qcow2_run *run)
+{
+	switch (run->kind) {
+	case QCOW2_RUN_UNALLOCATED:
+	case QCOW2_RUN_UNFILLED:
+		return !qcow2_backing(q);
+	case QCOW2_RUN_ZERO:
+	case QCOW2_RUN_ZERO_ALLOC:
+		return true;
+	default:
+		return false;
+	}
+}
+
+void
+qcow2_map_data(struct qcow2 *q, uint64_t guest, uint32_t *ret_lo, uint32_t *ret_hi)
+{
+	struct qcow2_slice *s;
+	struct qcow2_l2e e = { 0, 0 };
+	struct place p;
+
+	*ret_lo = *ret_hi = 0;
+	if (find_place(q, guest, &p) <= 0)
+		return;
+	s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+	assert(s);	/* the run was found in it */
+	e = qcow2_l2e_get(q, s->data, p.index);
+	if (e.entry & QCOW2_COMPRESSED) {
+		*ret_hi = q->cluster_size;
+	} else if (q->extended_l2 && (uint32_t)e.bitmap) {
+		*ret_lo = (uint32_t)__builtin_ctz((uint32_t)e.bitmap) << q->sub_bits;
+		*ret_hi = (QCOW2_SUBCLUSTERS - (uint32_t)__builtin_clz((uint32_t)e.bitmap))
+			  << q->sub_bits;
 	}
 }
 
@@ -308,18 +353,34 @@ qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
 	return r < 0 ? r : 0;
 }
 
+struct link {
+	uint64_t guest, host;
+	uint64_t lo, hi;
+};
+
 static struct qcow2_l2e
 link_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
-	uint64_t host = *(uint64_t *)arg;
+	const struct link *l = arg;
+	uint64_t host = l->host + (index << q->cluster_bits);
+	uint64_t start = l->guest + (index << q->cluster_bits), end = start + q->cluster_size;
+	uint64_t bitmap = old.entry & QCOW2_COMPRESSED ? 0 : old.bitmap;
+	uint64_t lo = max_u64(l->lo, start), hi = min_u64(l->hi, end);
 
-	(void)old;
-	return (struct qcow2_l2e){ (host + (index << q->cluster_bits)) | QCOW2_COPIED, 0 };
+	if (q->extended_l2 && lo < hi) {
+		uint64_t mask = qcow2_sub_mask(qcow2_sub_of(q, lo),
+					       qcow2_sub_of(q, hi - 1) + 1);
+
+		bitmap = (bitmap | mask) & ~(mask << 32);
+	}
+	return (struct qcow2_l2e){ host | QCOW2_COPIED, bitmap };
 }
 
 int
-qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n, uint64_t *ret_done)
+qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n, uint64_t lo,
+	       uint64_t hi, uint64_t *ret_done)
 {
-	return qcow2_map_change(q, guest, n, false, QCOW2_FREE_OTHER, link_entry, &host,
-				ret_done);
+	struct link l = { guest, host, lo, hi };
+
+	return qcow2_map_change(q, guest, n, false, QCOW2_FREE_OTHER, link_entry, &l, ret_done);
 }

@@ -12,13 +12,17 @@
 #include "block/qcow2/entry.h"
 #include "block/qcow2/qcow2.h"
 
-/* A stretch of the guest disk of one kind, contiguous in the file. */
+/* A stretch of the guest disk of one kind, contiguous in the file; of whole
+ * subclusters, but for its first. */
 struct qcow2_run {
 	enum qcow2_kind kind;
-	bool owned;		/* NORMAL, ZERO_ALLOC: the only reference is ours */
+	bool owned;		/* what has a host cluster: the only reference is ours */
 	uint64_t len;		/* bytes, from the offset asked for */
 	uint64_t host;		/* of that offset; COMPRESSED: the L2 entry itself */
 };
+
+/* Known to read as zeroes, without a look at the data. */
+bool qcow2_run_is_zero(const struct qcow2 *q, const struct qcow2_run *run);
 
 /* The run at off, at most len bytes (a compressed one ends with its cluster).
  * On success q->lock is held; on failure it is not.  Coroutine; yields only if
@@ -35,8 +39,16 @@ typedef struct qcow2_l2e (*qcow2_map_fn)(struct qcow2 *q, struct qcow2_l2e old, 
 int qcow2_map_change(struct qcow2 *q, uint64_t guest, uint64_t n, bool skip,
 		     enum qcow2_free_why why, qcow2_map_fn fn, void *arg, uint64_t *ret_done);
 
-/* Map n clusters from guest onwards to host onwards: they were written. */
-int qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n,
-		   uint64_t *ret_done);
+/* With the lock held since qcow2_map_lock(): the part [*lo, *hi) of the cluster at
+ * guest, in bytes from its start, which a copy of it has to hold at least: all
+ * that is data.  Nothing: *lo >= *hi. */
+void qcow2_map_data(struct qcow2 *q, uint64_t guest, uint32_t *ret_lo, uint32_t *ret_hi);
+
+/* Map n clusters from guest onwards to host onwards.  [lo, hi) of the guest disk,
+ * whole subclusters, was written there; what lies around it in these clusters, and
+ * is not data of theirs already, stays as it is, zeroes or the backing file's.
+ * Without extended L2 that is nothing. */
+int qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n, uint64_t lo,
+		   uint64_t hi, uint64_t *ret_done);
 
 #endif

@@ -173,7 +173,8 @@ set_limits(struct qcow2 *q)
 
 	l->align = q->encrypted ? 512 : 1;
 	l->mem_align = 1;
-	l->zero_align = l->discard_align = q->cluster_size;
+	l->zero_align = q->sub_size;
+	l->discard_align = q->cluster_size;
 	l->opt_transfer = q->cluster_size;
 }
 

@@ -36,6 +36,14 @@
  * the barrier behind the unmapping; that is also when a cluster may be used
  * again, so that no old entry on disk ever points at new content.
  *
+ * With extended L2 an entry also says which subclusters its cluster has the data
+ * of.  A bit goes on in memory only after that subcluster was written, so the
+ * barrier that covers the data of a mapping covers the data of a bit alike: I2 for
+ * subclusters.  Filling one more of a cluster that is mapped already needs no
+ * count.  Place and bitmap change under the lock, in one slice, so a checkpoint
+ * copies either both or neither; and no torn write parts them, for entries of 16
+ * bytes, aligned to that, do not cross a sector.
+ *
  * So a crash leaks at most: clusters counted and not mapped (an allocating
  * write that did not reach its checkpoint, a free that did not either).
  *

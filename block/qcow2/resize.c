@@ -126,8 +126,7 @@ zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
 	if (r < 0)
 		return r;
 	qcow2_unlock(q);
-	if (run.kind == QCOW2_RUN_ZERO || run.kind == QCOW2_RUN_ZERO_ALLOC ||
-	    (run.kind == QCOW2_RUN_UNALLOCATED && !qcow2_backing(q)))
+	if (run.len == end - old && qcow2_run_is_zero(q, &run))
 		return 0;
 	return qcow2_write(q->node, old, &v, 0);
 }
@@ -150,17 +149,18 @@ qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
 		if (r < 0)
 			return r;
 		qcow2_unlock(q);
-		if (run.kind != QCOW2_RUN_UNALLOCATED) {
-			from += run.len;
+		if (run.kind != QCOW2_RUN_UNALLOCATED || run.len < q->cluster_size) {
+			from = round_up(from + run.len, q->cluster_size);
 			continue;
 		}
 		r = qcow2_refs_take(q, run.len >> q->cluster_bits, &host, &got, &fresh);
 		if (r < 0)
 			return r;
-		if (!fresh && !zeroed)
+		/* With subclusters the space holds nothing until they are written. */
+		if (!fresh && !zeroed && !q->extended_l2)
 			r = node_zero(qcow2_file(q), host, got << q->cluster_bits, 0);
 		if (!r)
-			r = qcow2_map_link(q, from, host, got, &linked);
+			r = qcow2_map_link(q, from, host, got, from, from, &linked);
 		if (r < 0)
 			(void)qcow2_refs_give_back(q, host + (linked << q->cluster_bits),
 						   got - linked);

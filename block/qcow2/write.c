@@ -39,15 +39,18 @@ enum {
 };
 
 /* A step of an allocating write: guest clusters [guest, guest + n) get
- * [host, ...), and src[skip, skip + len) goes to guest byte off. */
+ * [host, ...), of which guest bytes [lo, hi) are filled: src[skip, skip + len) at
+ * off, and around it what was there.  Without subclusters that is all of them. */
 struct step {
-	struct qcow2_run run;	/* what guest was, looked up at `guest` */
+	struct qcow2_run run;	/* what off's subcluster was, and those behind it */
 	uint64_t guest, n, host;
+	uint64_t lo, hi;	/* whole subclusters */
 	uint64_t off;
 	const struct iov *src;
 	size_t skip, len;
+	bool mixed;		/* [lo, hi) goes beyond run */
 	bool fresh;		/* host was never written: reads as zeroes */
-	bool reused;		/* host was ours before, behind a zero cluster */
+	bool reused;		/* host was ours before, without the data of run */
 };
 
 static int
@@ -66,36 +69,28 @@ write_part(struct qcow2 *q, uint64_t host, const struct iov *src, size_t skip, s
 }
 
 /* What the guest saw at [off, off + len) before this write; beyond the end of
- * the disk, zeroes.  *ret_zero: it is all zeroes, known without a look. */
+ * the disk, zeroes. */
 static int
-read_old(struct qcow2 *q, const struct step *s, uint64_t off, uint8_t *buf, size_t len)
+read_old(struct qcow2 *q, uint64_t off, uint8_t *buf, size_t len)
 {
-	struct qcow2_run run = s->run;
 	uint64_t end = min_u64(off + len, atomic_load(&q->node->size));
-	size_t n = end > off ? (size_t)(end - off) : 0;
+	size_t n = end > off ? (size_t)(end - off) : 0, done = 0;
 	struct iov v = IOV_BUF(buf, n);
 
 	memset(buf + n, 0, len - n);
-	if (!n)
-		return 0;
-	if (run.kind == QCOW2_RUN_NORMAL)
-		run.host += off - s->guest;
-	return qcow2_data_read(q, &run, off, &v, 0, n);
-}
+	while (done < n) {
+		struct qcow2_run run;
+		int r = qcow2_map_lock(q, off + done, n - done, &run);
 
-static bool
-old_is_zero(struct qcow2 *q, const struct step *s)
-{
-	switch (s->run.kind) {
-	case QCOW2_RUN_UNALLOCATED:
-	case QCOW2_RUN_UNFILLED:
-		return !qcow2_backing(q);
-	case QCOW2_RUN_ZERO:
-	case QCOW2_RUN_ZERO_ALLOC:
-		return true;
-	default:
-		return false;
+		if (r < 0)
+			return r;
+		qcow2_unlock(q);
+		r = qcow2_data_read(q, &run, off + done, &v, done, run.len);
+		if (r < 0)
+			return r;
+		done += run.len;
 	}
+	return 0;
 }
 
 /* Write head, the guest's bytes and tail: in one write where that is cheap. */
@@ -137,13 +132,13 @@ write_around(struct qcow2 *q, const struct step *s, uint8_t *head, size_t head_l
 static int
 zero_around(struct qcow2 *q, const struct step *s, size_t head_len, size_t tail_len)
 {
+	uint64_t host = s->host + (s->lo - s->guest);
 	int r = 0;
 
 	if (head_len)
-		r = node_zero(qcow2_data_file(q), s->host, head_len, 0);
+		r = node_zero(qcow2_data_file(q), host, head_len, 0);
 	if (!r && tail_len)
-		r = node_zero(qcow2_data_file(q), s->host + (s->n << q->cluster_bits) - tail_len,
-			      tail_len, 0);
+		r = node_zero(qcow2_data_file(q), host + head_len + s->len, tail_len, 0);
 	return r;
 }
 
@@ -151,26 +146,27 @@ zero_around(struct qcow2 *q, const struct step *s, size_t head_len, size_t tail_
 static int
 fill(struct qcow2 *q, const struct step *s)
 {
-	size_t head_len = (size_t)(s->off - s->guest);
-	size_t tail_len = (size_t)((s->n << q->cluster_bits) - head_len - s->len);
+	size_t head_len = (size_t)(s->off - s->lo);
+	size_t tail_len = (size_t)(s->hi - s->off - s->len);
+	bool zero = !s->mixed && qcow2_run_is_zero(q, &s->run);
 	CLEANUP(cleanup_free) uint8_t *buf = NULL;
-	bool zero = old_is_zero(q, s);
+	uint64_t host = s->host + (s->off - s->guest);
 	uint32_t align;
 	int r;
 
 	if ((!head_len && !tail_len) || (zero && s->fresh))
-		return write_part(q, s->host + head_len, s->src, s->skip, s->len);
+		return write_part(q, host, s->src, s->skip, s->len);
 	if (zero && head_len + tail_len > COW_ONE_WRITE_MAX) {
 		r = zero_around(q, s, head_len, tail_len);
-		return r < 0 ? r : write_part(q, s->host + head_len, s->src, s->skip, s->len);
+		return r < 0 ? r : write_part(q, host, s->src, s->skip, s->len);
 	}
 	align = qcow2_data_file(q)->limits.mem_align;
 	buf = iov_alloc(align > 64 ? align : 64, head_len + tail_len);
 	if (!buf)
 		return -ENOMEM;
-	r = head_len ? read_old(q, s, s->guest, buf, head_len) : 0;
+	r = head_len ? read_old(q, s->lo, buf, head_len) : 0;
 	if (!r && tail_len)
-		r = read_old(q, s, s->off + s->len, buf + head_len, tail_len);
+		r = read_old(q, s->off + s->len, buf + head_len, tail_len);
 	return r < 0 ? r : write_around(q, s, buf, head_len, buf + head_len, tail_len);
 }
 
@@ -178,20 +174,18 @@ fill(struct qcow2 *q, const struct step *s)
 static int
 place(struct qcow2 *q, struct step *s)
 {
-	uint64_t got, room;
+	uint64_t got, end;
 	int r;
 
-	s->reused = s->run.kind == QCOW2_RUN_ZERO_ALLOC && s->run.owned;
-	if (s->reused) {
-		s->host = s->run.host;
+	if (s->reused)
 		return 0;
-	}
 	r = qcow2_refs_take(q, s->n, &s->host, &got, &s->fresh);
 	if (r < 0)
 		return r;
 	s->n = got;
-	room = s->guest + (got << q->cluster_bits) - s->off;
-	s->len = (size_t)min_u64(s->len, room);
+	end = s->guest + (got << q->cluster_bits);
+	s->len = (size_t)min_u64(s->len, end - s->off);
+	s->hi = min_u64(s->hi, end);
 	return 0;
 }
 
@@ -208,15 +202,34 @@ step_run(struct qcow2 *q, struct qcow2_claim *claim, struct step *s)
 		qcow2_claim_shrink(q, claim, end);
 	r = fill(q, s);
 	if (!r)
-		r = qcow2_map_link(q, s->guest, s->host, s->n, &linked);
+		r = qcow2_map_link(q, s->guest, s->host, s->n, s->lo, s->hi, &linked);
 	if (r < 0 && !s->reused)
 		(void)qcow2_refs_give_back(q, s->host + (linked << q->cluster_bits),
 					   s->n - linked);
 	return r;
 }
 
+/* What has to be filled besides the subclusters that are written: the data that
+ * the first and the last cluster have where they are now, and lose.  With the
+ * lock held since the look-up. */
+static void
+widen(struct qcow2 *q, struct step *s)
+{
+	uint64_t last = s->guest + ((s->n - 1) << q->cluster_bits), run_end;
+	uint32_t lo, hi;
+
+	qcow2_map_data(q, s->guest, &lo, &hi);
+	if (lo < hi)
+		s->lo = min_u64(s->lo, s->guest + lo);
+	qcow2_map_data(q, last, &lo, &hi);
+	if (lo < hi)
+		s->hi = max_u64(s->hi, last + hi);
+	run_end = round_down(s->off, q->sub_size) + s->run.len;
+	s->mixed = s->lo < round_down(s->off, q->sub_size) || s->hi > run_end;
+}
+
 /* Write what can be written in one step of src[skip, ...) at off; *ret_done: the
- * bytes.  Entered with the lock held, and run looked up at off's cluster. */
+ * bytes.  Entered with the lock held, and run looked up at off's subcluster. */
 static int
 write_alloc(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip,
 	    const struct qcow2_run *run, size_t *ret_done)
@@ -227,14 +240,21 @@ write_alloc(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip,
 	int r;
 
 	s.guest = round_down(off, q->cluster_size);
-	end = min_u64(off + (src->len - skip), s.guest + min_u64(run->len, ALLOC_MAX));
+	s.lo = round_down(off, q->sub_size);
+	end = min_u64(off + (src->len - skip), s.lo + min_u64(run->len, ALLOC_MAX));
 	s.len = (size_t)(end - off);
+	s.hi = round_up(end, q->sub_size);
 	end = round_up(end, q->cluster_size);
 	s.n = (end - s.guest) >> q->cluster_bits;
 	if (!qcow2_claim_take(q, &claim, s.guest, end)) {
 		*ret_done = 0;	/* the lock is released: look again */
 		return 0;
 	}
+	s.reused = run->owned;	/* for its data there is a cluster already */
+	if (s.reused)
+		s.host = run->host - (s.lo - s.guest);
+	else if (q->extended_l2)
+		widen(q, &s);
 	qcow2_unlock(q);
 	r = step_run(q, &claim, &s);
 	qcow2_claim_drop(q, &claim);
@@ -245,11 +265,11 @@ write_alloc(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip,
 static int
 write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, size_t *ret_done)
 {
-	uint64_t guest = round_down(off, q->cluster_size);
-	uint64_t end = round_up(off + (src->len - skip), q->cluster_size);
+	uint64_t start = round_down(off, q->sub_size);
+	uint64_t end = round_up(off + (src->len - skip), q->sub_size);
 	struct qcow2_run run;
 	unsigned epoch;
-	int r = qcow2_map_lock(q, guest, end - guest, &run);
+	int r = qcow2_map_lock(q, start, end - start, &run);
 
 	if (r < 0)
 		return r;
@@ -262,8 +282,8 @@ write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, si
 		return write_alloc(q, off, src, skip, &run, ret_done);
 	epoch = qcow2_epoch_enter(q);
 	qcow2_unlock(q);
-	*ret_done = (size_t)min_u64(guest + run.len - off, src->len - skip);
-	r = write_part(q, run.host + (off - guest), src, skip, *ret_done);
+	*ret_done = (size_t)min_u64(start + run.len - off, src->len - skip);
+	r = write_part(q, run.host + (off - start), src, skip, *ret_done);
 	qcow2_epoch_leave(q, epoch);
 	return r;
 }

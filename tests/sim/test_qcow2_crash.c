@@ -450,15 +450,22 @@ run_world(void *arg)
 }
 
 static void
-try_setup(unsigned bits, unsigned order, unsigned version, bool backed, unsigned seed)
+try_format(struct qcow2_format f, bool backed, unsigned seed)
 {
-	struct setup s = {
-		.f = { .size = (UINT64_C(1) << bits) * (bits == 9 ? 60 : 24), .version = version,
-		       .cluster_bits = bits, .refcount_order = order },
-		.backed = backed, .seed = seed, .ops = 18,
-	};
+	struct setup s = { .f = f, .backed = backed, .seed = seed, .ops = 18 };
 
 	run(run_world, &s);
+}
+
+static void
+try_setup(unsigned bits, unsigned order, unsigned version, bool backed, unsigned seed)
+{
+	struct qcow2_format f = {
+		.size = (UINT64_C(1) << bits) * (bits == 9 ? 60 : 24), .version = version,
+		.cluster_bits = bits, .refcount_order = order,
+	};
+
+	try_format(f, backed, seed);
 }
 
 static unsigned
@@ -487,12 +494,25 @@ larger_clusters_survive_power_cuts(void **state)
 	print_message("%ld disks judged\n", judged);
 }
 
+static void
+subclusters_survive_power_cuts(void **state)
+{
+	struct qcow2_format f = { .size = 9 << 14, .version = 3, .cluster_bits = 14,
+				  .refcount_order = 4, .extended_l2 = true };
+
+	(void)state;
+	for (unsigned seed = 1; seed <= seeds(4); seed++)
+		try_format(f, seed & 1, 2000 + seed);
+	print_message("%ld disks judged\n", judged);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CO_TEST(small_clusters_survive_power_cuts),
 		CO_TEST(larger_clusters_survive_power_cuts),
+		CO_TEST(subclusters_survive_power_cuts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -295,7 +295,8 @@ q2_open(struct node *file, struct node *backing, bool read_only, char **ret_erro
 		drop(n);
 		return NULL;
 	}
-	n->limits.zero_align = n->limits.discard_align = q->cluster_size;
+	n->limits.zero_align = q->sub_size;
+	n->limits.discard_align = q->cluster_size;
 	q->pass_discard[QCOW2_FREE_REQUEST] = true;
 	return n;
 }

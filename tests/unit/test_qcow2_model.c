@@ -180,7 +180,7 @@ run_world(void *arg)
 	struct rng r = { s->seed };
 	struct co_group group;
 
-	w.unit = s->seed % 3 == 0 ? max_u64(512, cluster / 4)
+	w.unit = s->seed % 3 == 0 ? max_u64(512, cluster / (s->f.extended_l2 ? 80 : 4))
 				  : s->seed % 3 == 1 ? cluster : min_u64(3 * cluster, 1 << 20);
 	w.model = calloc(1, w.size);
 	w.file = mem_new();
@@ -209,19 +209,28 @@ run_world(void *arg)
 }
 
 static void
-try_setup(unsigned cluster_bits, unsigned order, unsigned version, bool backed, uint64_t seed)
+try_format(struct qcow2_format f, bool backed, uint64_t seed)
 {
+	unsigned cluster_bits = f.cluster_bits;
 	uint64_t cluster = UINT64_C(1) << cluster_bits;
 	struct setup s = {
-		.f = { .version = version, .cluster_bits = cluster_bits, .refcount_order = order },
-		.seed = seed, .backed = backed,
+		.f = f, .seed = seed, .backed = backed,
 		.requests = cluster_bits > 16 ? 60 : 200,
 	};
 
 	/* Some units for each worker, and an end within a cluster. */
-	s.f.size = max_u64(cluster * WORKERS * (cluster_bits > 18 ? 1 : 5), 1 << 20);
+	s.f.size = max_u64(cluster * WORKERS * (cluster_bits > 18 ? 1 + f.extended_l2 : 5), 1 << 20);
 	s.f.size = round_down(s.f.size, 512) + 512 * (seed % 5);
 	run(run_world, &s);
+}
+
+static void
+try_setup(unsigned cluster_bits, unsigned order, unsigned version, bool backed, uint64_t seed)
+{
+	struct qcow2_format f = { .version = version, .cluster_bits = cluster_bits,
+				  .refcount_order = order };
+
+	try_format(f, backed, seed);
 }
 
 static void
@@ -249,14 +258,34 @@ version_2_holds_what_was_written(void **state)
 }
 
 static void
+subclusters_hold_what_was_written(void **state)
+{
+	(void)state;
+	for (unsigned bits = 14; bits <= 21; bits++) {
+		struct qcow2_format f = { .version = 3, .cluster_bits = bits,
+					  .refcount_order = 4, .extended_l2 = true };
+
+		try_format(f, bits & 1, 300 + bits);
+		try_format(f, !(bits & 1), 310 + bits);
+	}
+}
+
+static void
 many_seeds_hold_what_was_written(void **state)
 {
 	const char *more = getenv("QUOIN_MODEL_SEEDS");
 	uint64_t n = more ? strtoull(more, NULL, 10) : 12;
 
 	(void)state;
-	for (uint64_t seed = 1000; seed < 1000 + n; seed++)
-		try_setup(9 + seed * 7 % 8, seed * 5 % 7, 3, seed % 3 == 0, seed);
+	for (uint64_t seed = 1000; seed < 1000 + n; seed++) {
+		struct qcow2_format f = { .version = 3, .cluster_bits = 9 + seed * 7 % 8,
+					  .refcount_order = seed * 5 % 7,
+					  .extended_l2 = seed % 4 == 3 };
+
+		if (f.extended_l2)
+			f.cluster_bits = 14 + seed % 3;
+		try_format(f, seed % 5 < 2, seed);
+	}
 }
 
 int
@@ -266,6 +295,7 @@ main(void)
 		CO_TEST(every_cluster_size_holds_what_was_written),
 		CO_TEST(every_refcount_width_holds_what_was_written),
 		CO_TEST(version_2_holds_what_was_written),
+		CO_TEST(subclusters_hold_what_was_written),
 		CO_TEST(many_seeds_hold_what_was_written),
 	};
 

@@ -99,6 +99,7 @@ def judge(tmp, path, model):
 SHAPES = [('cluster_size=%d' % c, 'compat=1.1') for c in (
     512, 1024, 2048, 4096, 16384, 65536, 131072, 524288, 1 << 20, 2 << 20)] + [
     ('refcount_bits=%d' % b, 'compat=1.1', 'cluster_size=4096') for b in (1, 2, 4, 8, 32, 64)] + [
+    ('extended_l2=on', 'cluster_size=%d' % c) for c in (16384, 65536, 524288, 2 << 20)] + [
     ('compat=0.10',), ('compat=0.10', 'cluster_size=4096')]
 
 
