@@ -70,7 +70,7 @@ enum {
 struct nbd_session {
 	enum nbd_mode mode;
 	uint64_t meta_export;	/* serial of the export that contexts are for; 0: none */
-	unsigned contexts;	/* bits by enum nbd_context, see status.h */
+	uint64_t contexts;	/* bits by enum nbd_context, see status.h */
 };
 
 /* What was received.  Payloads of writes may stay here while they are written. */
@@ -94,7 +94,7 @@ struct nbd_request {
 	uint64_t offset, len, cookie;
 	const uint8_t *payload;		/* in an inbuf, or at data; NULL: it was not kept */
 	uint32_t payload_len;
-	unsigned contexts;		/* that block status asks, as nbd_session.contexts */
+	uint64_t contexts;		/* that block status asks, as nbd_session.contexts */
 	struct nbd_inbuf *inbuf;
 	struct nbd_buffer *buffer;	/* where data is larger than NBD_SMALL */
 	uint8_t *data;			/* NBD_HEADROOM bytes before it are free */

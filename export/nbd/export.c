@@ -6,10 +6,14 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "block/dirty.h"
 #include "block/io.h"
+#include "block/node.h"
+#include "block/root.h"
 #include "export/nbd/conn.h"
 #include "export/nbd/proto.h"
 #include "export/nbd/server.h"
+#include "export/nbd/status.h"
 #include "schema/types.h"
 
 enum { SECTOR = 512 };
@@ -31,22 +35,81 @@ nbd_export_size(const struct nbd_export *e)
 	return round_down(io_size(e->base.root), SECTOR);
 }
 
-/* Bitmaps are not managed yet, so none is ever found. */
-static int
-refuse_bitmaps(const struct BlockDirtyBitmapOrStrList *bitmaps, struct error **errp)
-{
-	const struct BlockDirtyBitmapOrStr *first;
+/* ---- bitmaps ---- */
 
-	if (!bitmaps || !bitmaps->count)
-		return 0;
-	first = bitmaps->items[0];
-	if (first->type == BLOCK_DIRTY_BITMAP_OR_STR_LOCAL)
-		return error_set(errp, "Bitmap '%s' is not found", first->u.local);
-	return error_set(errp, "Dirty bitmap '%s' not found", first->u.external.name);
+/* By its name alone, in the chain of what is exported. */
+static struct dirty_bitmap *
+find_local(const struct export *base, const char *name, struct error **errp)
+{
+	struct dirty_bitmap *b = NULL;
+	struct node *n = root_node(base->root), *next;
+
+	for (; n && !b; n = next) {
+		b = dirty_find(n, name);
+		next = node_is_filter(n) ? node_filtered(n) : node_backing(n);
+	}
+	if (!b)
+		error_set(errp, "Bitmap '%s' is not found", name);
+	/* A reader of what goes on changing has nothing to rely on. */
+	else if (!base->writable && dirty_is_enabled(b) && !node_is_read_only(dirty_node(b)))
+		error_set(errp, "Enabled bitmap '%s' incompatible with readonly export", name);
+	else
+		return b;
+	return NULL;
 }
 
 static int
-check(const struct nbd_server *server, const char *name,
+take_bitmap(struct nbd_export *e, const struct BlockDirtyBitmapOrStr *name, struct error **errp)
+{
+	struct dirty_bitmap *b;
+
+	if (name->type == BLOCK_DIRTY_BITMAP_OR_STR_LOCAL)
+		b = find_local(&e->base, name->u.local, errp);
+	else
+		b = dirty_lookup(name->u.external.node, name->u.external.name, errp);
+	if (!b || dirty_check(b, DIRTY_TO_READ, errp) < 0)
+		return -1;
+	dirty_set_busy(b, true);
+	node_ref(dirty_node(b));
+	e->bitmaps[e->n_bitmaps++] = b;
+	return 0;
+}
+
+/* Coroutine. */
+static void
+release_bitmaps(struct nbd_export *e)
+{
+	for (unsigned i = 0; i < e->n_bitmaps; i++) {
+		struct node *n = dirty_node(e->bitmaps[i]);
+
+		dirty_set_busy(e->bitmaps[i], false);
+		node_unref(n);
+	}
+	free(e->bitmaps);
+}
+
+static int
+take_bitmaps(struct nbd_export *e, const struct BlockDirtyBitmapOrStrList *list,
+	     struct error **errp)
+{
+	size_t n = list ? list->count : 0;
+
+	if (n > NBD_BITMAPS_MAX)
+		return error_set(errp, "At most %d bitmaps can be exported together",
+				 NBD_BITMAPS_MAX);
+	e->bitmaps = n ? calloc(n, sizeof(struct dirty_bitmap *)) : NULL;
+	if (n && !e->bitmaps)
+		return error_set(errp, "Out of memory");
+	for (size_t i = 0; i < n; i++)
+		if (take_bitmap(e, list->items[i], errp) < 0)
+			return -1;
+	return 0;
+}
+
+/* ---- life ---- */
+
+static int
+check(struct nbd_server *server, const char *name,
       const struct BlockExportOptionsNbd *opts, struct error **errp)
 {
 	if (!server)
@@ -55,7 +118,20 @@ check(const struct nbd_server *server, const char *name,
 		return error_set(errp, "export name '%s' too long", name);
 	if (opts->description && strlen(opts->description) > NBD_STRING_MAX)
 		return error_set(errp, "description '%s' too long", opts->description);
-	return refuse_bitmaps(opts->bitmaps, errp);
+	if (nbd_export_find(server, name))
+		return error_set(errp, "NBD server already has export named '%s'", name);
+	return 0;
+}
+
+/* All that the export owns, as far as it is there.  Coroutine. */
+static void
+destroy(struct export *base)
+{
+	struct nbd_export *e = (struct nbd_export *)base;
+
+	release_bitmaps(e);
+	free(e->name);
+	free(e->description);
 }
 
 static int
@@ -68,15 +144,14 @@ create(struct export *base, const struct BlockExportOptions *all, struct error *
 
 	if (check(server, name, opts, errp) < 0)
 		return -1;
-	if (nbd_export_find(server, name))
-		return error_set(errp, "NBD server already has export named '%s'", name);
 	e->name = strdup(name);
 	e->description = opts->description ? strdup(opts->description) : NULL;
 	if (!e->name || (opts->description && !e->description)) {
-		free(e->name);
-		free(e->description);
-		return error_set(errp, "Out of memory");
+		error_set(errp, "Out of memory");
+		goto fail;
 	}
+	if (take_bitmaps(e, opts->bitmaps, errp) < 0)
+		goto fail;
 	e->flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
 		   NBD_FLAG_SEND_CACHE;
 	/* All connections see one node, and a flush covers them all. */
@@ -91,6 +166,10 @@ create(struct export *base, const struct BlockExportOptions *all, struct error *
 	e->server = server;
 	list_append(&server->exports, &e->link);
 	return 0;
+
+fail:
+	destroy(base);
+	return -1;
 }
 
 static void
@@ -104,15 +183,6 @@ shut_down(struct export *base)
 	LIST_FOREACH(c, &e->server->conns, link)
 		if (c->export == e)
 			nbd_conn_shutdown(c);
-}
-
-static void
-destroy(struct export *base)
-{
-	struct nbd_export *e = (struct nbd_export *)base;
-
-	free(e->name);
-	free(e->description);
 }
 
 const struct export_kind nbd_export_kind = {

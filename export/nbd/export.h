@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "export/export.h"
 
+struct dirty_bitmap;
 struct nbd_server;
 
 struct nbd_export {
@@ -20,6 +21,8 @@ struct nbd_export {
 	struct nbd_server *server;
 	char *name, *description;	/* description NULL: none */
 	bool allocation_depth;		/* offer this context */
+	struct dirty_bitmap **bitmaps;	/* and these; busy, and their nodes are held */
+	unsigned n_bitmaps;
 	uint16_t flags;			/* transmission flags, without DF */
 };
 

@@ -7,34 +7,47 @@
 #include "export/nbd/option.h"
 #include "export/nbd/status.h"
 
-/* Which of the offered contexts the queries in the data name, or -1 after a
- * reply. */
-static int
-get_queries(struct nbd_handshake *h, bool listing, unsigned offered)
+/* Which contexts of e the queries in the data name; false: it is replied. */
+static bool
+get_queries(struct nbd_handshake *h, const struct nbd_export *e, uint64_t *ret)
 {
+	bool listing = h->option == NBD_OPT_LIST_META_CONTEXT;
 	char query[NBD_STRING_MAX + 1];
-	unsigned found = 0;
+	uint64_t found = 0;
 	const uint8_t *p;
 	uint32_t count, len;
 
 	if (!nbd_option_get_u32(h, &count))
-		return -1;
+		return false;
 	if (!count && listing)
-		found = ~0u;
+		found = nbd_status_offered(e);
 	while (count--) {
 		if (!nbd_option_get_u32(h, &len))
-			return -1;
+			return false;
 		/* Nothing of ours has so long a name. */
 		if (len > NBD_STRING_MAX) {
 			if (!nbd_option_get_bytes(h, len, &p))
-				return -1;
+				return false;
 			continue;
 		}
 		if (!nbd_option_get_chars(h, len, query))
-			return -1;
-		found |= nbd_status_query(query, listing);
+			return false;
+		found |= nbd_status_query(e, query, listing);
 	}
-	return nbd_option_get_end(h) ? (int)(found & offered) : -1;
+	*ret = found;
+	return nbd_option_get_end(h);
+}
+
+static void
+reply_context(struct nbd_handshake *h, const struct nbd_export *e, unsigned context)
+{
+	bool listing = h->option == NBD_OPT_LIST_META_CONTEXT;
+	char name[NBD_CONTEXT_NAME_SIZE];
+
+	nbd_status_context_name(e, context, name);
+	nbd_option_head(h, NBD_REP_META_CONTEXT, 4 + strlen(name));
+	nbd_option_put_u32(h, listing ? 0 : context);
+	nbd_option_put(h, name, strlen(name));
 }
 
 enum nbd_step
@@ -44,7 +57,7 @@ nbd_meta_option(struct nbd_handshake *h)
 	bool listing = h->option == NBD_OPT_LIST_META_CONTEXT;
 	char name[NBD_STRING_MAX + 1];
 	struct nbd_export *e;
-	int found;
+	uint64_t found;
 
 	if (!listing && session->mode < NBD_MODE_STRUCTURED)
 		return nbd_option_error(h, NBD_REP_ERR_INVALID,
@@ -60,21 +73,14 @@ nbd_meta_option(struct nbd_handshake *h)
 	e = nbd_export_find(h->conn->server, name);
 	if (!e)
 		return nbd_option_unknown_export(h, name);
-	found = get_queries(h, listing, nbd_status_offered(e));
-	if (found < 0)
+	if (!get_queries(h, e, &found))
 		return NBD_STEP_NEXT;
-	for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
-		const char *context = nbd_status_context_name(i);
-
-		if (!((unsigned)found & (1u << i)))
-			continue;
-		nbd_option_head(h, NBD_REP_META_CONTEXT, 4 + strlen(context));
-		nbd_option_put_u32(h, listing ? 0 : i);
-		nbd_option_put(h, context, strlen(context));
-	}
+	for (unsigned i = 0; i < NBD_CONTEXTS_MAX; i++)
+		if (found >> i & 1)
+			reply_context(h, e, i);
 	if (!listing) {
 		session->meta_export = e->base.serial;
-		session->contexts = (unsigned)found;
+		session->contexts = found;
 	}
 	return nbd_option_ack(h);
 }

@@ -135,6 +135,9 @@ enum {
 	NBD_STATE_ZERO = 1 << 1,
 };
 
+/* of an extent of qemu:dirty-bitmap: */
+enum { NBD_STATE_DIRTY = 1 << 0 };
+
 /* For texts: "go", "structured reply", ...; "<unknown>" for the rest. */
 const char *nbd_proto_option_name(uint32_t option);
 const char *nbd_proto_command_name(uint16_t command);

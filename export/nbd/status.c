@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "export/nbd/status.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "aio/co.h"
 #include "base/bytes.h"
-#include "base/cleanup.h"
+#include "block/dirty.h"
 #include "block/io.h"
 #include "block/node.h"
 #include "block/root.h"
@@ -140,58 +141,125 @@ fill_depth(struct nbd_request *q, struct extents *x)
 	return r;
 }
 
-static const struct context {
-	const char *space, *leaf;	/* "space:leaf" is its name */
-	const char *name;
-	int (*fill)(struct nbd_request *q, struct extents *x);
-} contexts[NBD_CONTEXTS] = {
-	[NBD_CONTEXT_ALLOCATION] = { "base:", "allocation", "base:allocation", fill_allocation },
-	[NBD_CONTEXT_DEPTH] = { "qemu:", "allocation-depth", "qemu:allocation-depth", fill_depth },
-};
-
-const char *
-nbd_status_context_name(enum nbd_context context)
+static int
+fill_bitmap(struct nbd_request *q, unsigned context, struct extents *x)
 {
-	return contexts[context].name;
+	struct dirty_bitmap *b = q->conn->export->bitmaps[context - NBD_CONTEXT_BITMAPS];
+	uint64_t off = q->offset, end = q->offset + q->len, run, len;
+
+	while (off < end) {
+		if (!dirty_next_run(b, off, end, &run, &len)) {
+			run = end;
+			len = 0;
+		}
+		if ((run > off && !extents_add(x, run - off, 0)) ||
+		    (len && !extents_add(x, len, NBD_STATE_DIRTY)))
+			break;
+		off = run + len;
+	}
+	return 0;
 }
 
-unsigned
+static int
+fill(struct nbd_request *q, unsigned context, struct extents *x)
+{
+	switch (context) {
+	case NBD_CONTEXT_ALLOCATION:
+		return fill_allocation(q, x);
+	case NBD_CONTEXT_DEPTH:
+		return fill_depth(q, x);
+	default:
+		return fill_bitmap(q, context, x);
+	}
+}
+
+/* ---- names ---- */
+
+void
+nbd_status_context_name(const struct nbd_export *e, unsigned context, char *to)
+{
+	static_assert(sizeof("qemu:dirty-bitmap:") + DIRTY_NAME_MAX <= NBD_CONTEXT_NAME_SIZE,
+		      "there is room for each name");
+
+	if (context == NBD_CONTEXT_ALLOCATION)
+		strcpy(to, "base:allocation");
+	else if (context == NBD_CONTEXT_DEPTH)
+		strcpy(to, "qemu:allocation-depth");
+	else
+		snprintf(to, NBD_CONTEXT_NAME_SIZE, "qemu:dirty-bitmap:%s",
+			 dirty_name(e->bitmaps[context - NBD_CONTEXT_BITMAPS]));
+}
+
+uint64_t
 nbd_status_offered(const struct nbd_export *e)
 {
-	return 1u << NBD_CONTEXT_ALLOCATION |
-	       (e->allocation_depth ? 1u << NBD_CONTEXT_DEPTH : 0u);
+	uint64_t bits = UINT64_C(1) << NBD_CONTEXT_ALLOCATION;
+
+	if (e->allocation_depth)
+		bits |= UINT64_C(1) << NBD_CONTEXT_DEPTH;
+	for (unsigned i = 0; i < e->n_bitmaps; i++)
+		bits |= UINT64_C(1) << (NBD_CONTEXT_BITMAPS + i);
+	return bits;
 }
 
-unsigned
-nbd_status_query(const char *query, bool listing)
+/* If text begins with prefix, what follows it; else NULL. */
+static const char *
+behind(const char *text, const char *prefix)
 {
-	unsigned found = 0;
+	size_t n = strlen(prefix);
 
-	for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
-		size_t n = strlen(contexts[i].space);
-
-		if (strncmp(query, contexts[i].space, n))
-			continue;
-		if (!strcmp(query + n, contexts[i].leaf) || (listing && !query[n]))
-			found |= 1u << i;
-	}
-	return found;
+	return strncmp(text, prefix, n) ? NULL : text + n;
 }
+
+static uint64_t
+query_bitmaps(const struct nbd_export *e, const char *name)
+{
+	for (unsigned i = 0; i < e->n_bitmaps; i++)
+		if (!strcmp(dirty_name(e->bitmaps[i]), name))
+			return UINT64_C(1) << (NBD_CONTEXT_BITMAPS + i);
+	return 0;
+}
+
+uint64_t
+nbd_status_query(const struct nbd_export *e, const char *query, bool listing)
+{
+	const uint64_t allocation = UINT64_C(1) << NBD_CONTEXT_ALLOCATION;
+	const uint64_t depth = UINT64_C(1) << NBD_CONTEXT_DEPTH;
+	uint64_t all = nbd_status_offered(e);
+	const char *base = behind(query, "base:"), *qemu = behind(query, "qemu:"), *bitmap;
+
+	if (base)
+		return !strcmp(base, "allocation") || (listing && !*base) ? allocation : 0;
+	if (!qemu)
+		return 0;
+	if (!*qemu)
+		return listing ? all & ~allocation : 0;
+	if (!strcmp(qemu, "allocation-depth"))
+		return all & depth;
+	bitmap = behind(qemu, "dirty-bitmap:");
+	if (!bitmap)
+		return 0;
+	if (!*bitmap)
+		return listing ? all & ~(allocation | depth) : 0;
+	return query_bitmaps(e, bitmap);
+}
+
+/* ---- the command ---- */
 
 /* The contexts that the payload of an extended request is limited to: its bits, or 0
  * if it is malformed or names what was not negotiated. */
-static unsigned
+static uint64_t
 payload_contexts(const struct nbd_request *q)
 {
-	unsigned found = 0;
+	uint64_t found = 0;
 
 	for (uint32_t at = 8; at + 4 <= q->payload_len; at += 4) {
 		uint32_t id = get_be32(q->payload + at);
 
-		if (id >= NBD_CONTEXTS || !(q->conn->session.contexts & (1u << id)) ||
-		    found & (1u << id))
+		if (id >= NBD_CONTEXTS_MAX || !(q->conn->session.contexts >> id & 1) ||
+		    found >> id & 1)
 			return 0;
-		found |= 1u << id;
+		found |= UINT64_C(1) << id;
 	}
 	return found;
 }
@@ -222,7 +290,7 @@ put_context(struct nbd_request *q, unsigned context, unsigned max, bool last, ui
 	int r;
 
 	x.to = to + (wide ? WIDE_CONTEXT_HEAD : CONTEXT_HEAD);
-	r = contexts[context].fill(q, &x);
+	r = fill(q, context, &x);
 	if (r < 0)
 		return r;
 	put_be32(x.to - before, context);
@@ -238,7 +306,7 @@ put_context(struct nbd_request *q, unsigned context, unsigned max, bool last, ui
 void
 nbd_status_run(struct nbd_request *q)
 {
-	size_t n = (size_t)__builtin_popcount(q->contexts);
+	size_t n = (size_t)__builtin_popcountll(q->contexts);
 	unsigned max = q->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : EXTENTS_MAX;
 	uint8_t *to;
 	int r = 0;
@@ -255,8 +323,8 @@ nbd_status_run(struct nbd_request *q)
 		max = (unsigned)min_u64(max, div_up(q->len, 512) + 1);
 	r = nbd_pool_room(q, n * (WIDE_CONTEXT_HEAD + (size_t)max * WIDE_EXTENT_SIZE));
 	to = q->data;
-	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS; i++)
-		if (q->contexts & (1u << i))
+	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS_MAX; i++)
+		if (q->contexts >> i & 1)
 			r = put_context(q, i, max, !--n, to, &to);
 	if (r < 0) {
 		nbd_reply_error(q, r, "can't get block status");

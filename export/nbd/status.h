@@ -9,24 +9,31 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdint.h>
 
 struct nbd_export;
 struct nbd_request;
 
-/* Bits in nbd_session.contexts; also their ids on the wire. */
+/* Bits in nbd_session.contexts; also their ids on the wire.  An export's bitmaps come
+ * behind the others. */
 enum nbd_context {
 	NBD_CONTEXT_ALLOCATION = 0,
 	NBD_CONTEXT_DEPTH = 1,
-	NBD_CONTEXTS,
+	NBD_CONTEXT_BITMAPS = 2,
+	NBD_CONTEXTS_MAX = 64,
+
+	NBD_BITMAPS_MAX = NBD_CONTEXTS_MAX - NBD_CONTEXT_BITMAPS,
+	NBD_CONTEXT_NAME_SIZE = 1100,
 };
 
-const char *nbd_status_context_name(enum nbd_context context);
-
 /* The bits of those that an export offers. */
-unsigned nbd_status_offered(const struct nbd_export *e);
+uint64_t nbd_status_offered(const struct nbd_export *e);
 
-/* The contexts that a query names; wildcards only where listing. */
-unsigned nbd_status_query(const char *query, bool listing);
+/* Write a context's name to `to`, which has room for NBD_CONTEXT_NAME_SIZE. */
+void nbd_status_context_name(const struct nbd_export *e, unsigned context, char *to);
+
+/* The contexts of e that a query names; wildcards only where listing. */
+uint64_t nbd_status_query(const struct nbd_export *e, const char *query, bool listing);
 
 /* Find out which contexts a request asks, and for how long a range: false if that
  * is wrong, and the error is queued. */

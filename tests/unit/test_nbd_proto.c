@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "export/nbd/conn.h"
+#include "export/nbd/export.h"
 #include "export/nbd/proto.h"
 #include "export/nbd/status.h"
 
@@ -109,20 +110,26 @@ memory_is_capped(void **state)
 static void
 contexts_are_found_by_name(void **state)
 {
+	const struct nbd_export e = { .allocation_depth = true }, plain = { 0 };
 	const unsigned allocation = 1u << NBD_CONTEXT_ALLOCATION, depth = 1u << NBD_CONTEXT_DEPTH;
 
 	(void)state;
-	assert_int_equal(nbd_status_query("base:allocation", false), allocation);
-	assert_int_equal(nbd_status_query("qemu:allocation-depth", false), depth);
-	assert_int_equal(nbd_status_query("base:", true), allocation);
-	assert_int_equal(nbd_status_query("qemu:", true), depth);
-	assert_int_equal(nbd_status_query("base:", false), 0);
+	assert_int_equal(nbd_status_query(&e, "base:allocation", false), allocation);
+	assert_int_equal(nbd_status_query(&e, "qemu:allocation-depth", false), depth);
+	assert_int_equal(nbd_status_query(&plain, "qemu:allocation-depth", false), 0);
+	assert_int_equal(nbd_status_query(&e, "base:", true), allocation);
+	assert_int_equal(nbd_status_query(&e, "qemu:", true), depth);
+	assert_int_equal(nbd_status_query(&plain, "qemu:", true), 0);
+	assert_int_equal(nbd_status_query(&e, "base:", false), 0);
+	assert_int_equal(nbd_status_query(&e, "qemu:", false), 0);
 	for (int listing = 0; listing < 2; listing++) {
-		assert_int_equal(nbd_status_query("", listing), 0);
-		assert_int_equal(nbd_status_query("base", listing), 0);
-		assert_int_equal(nbd_status_query("base:alloc", listing), 0);
-		assert_int_equal(nbd_status_query("base:allocation2", listing), 0);
-		assert_int_equal(nbd_status_query("x:allocation", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "base", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "base:alloc", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "base:allocation2", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "x:allocation", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "qemu:dirty-bitmap:", listing), 0);
+		assert_int_equal(nbd_status_query(&e, "qemu:dirty-bitmap:x", listing), 0);
 	}
 }
 

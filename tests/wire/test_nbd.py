@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 
+import images
 import nbdraw as nbd
 import pytest
 import quoin
@@ -505,6 +506,108 @@ def test_block_status_may_be_limited_to_some_contexts(start, tmp, disk):
             assert [struct.unpack('>I', p[:4])[0] for _, p in c.chunks()] == sorted(ids)
         c.request(nbd.BLOCK_STATUS, 0, 4096)
         assert len(c.chunks()) == 2
+
+
+# ---- dirty bitmaps ----
+
+@pytest.fixture
+def marked(start, tmp):
+    """(daemon, path) of exports of an overlay: its bitmap `new`, its backing file's
+    `old`, and another node's `other`."""
+    base, top = tmp / 'base.qcow2', tmp / 'top.qcow2'
+    images.img('create', '-f', 'qcow2', base, str(SIZE))
+    images.img('create', '-f', 'qcow2', '-F', 'qcow2', '-b', base, top)
+    d = start('--blockdev', f'file,node-name=bf,filename={base}',
+              '--blockdev', 'qcow2,node-name=base,file=bf',
+              '--blockdev', f'file,node-name=tf,filename={top}',
+              '--blockdev', 'qcow2,node-name=top,file=tf,backing=base',
+              '--blockdev', f'null-co,node-name=null,size={SIZE}',
+              '--nbd-server', f'addr.type=unix,addr.path={tmp}/nbd')
+    for node, name, disabled in (('top', 'new', False), ('base', 'old', True),
+                                 ('null', 'other', False)):
+        d.cmd('block-dirty-bitmap-add', {'node': node, 'name': name, 'disabled': disabled,
+                                         'granularity': 65536})
+    d.cmd('block-export-add', {
+        'type': 'nbd', 'id': 'e', 'node-name': 'top', 'name': 'x', 'writable': True,
+        'allocation-depth': True, 'bitmaps': ['new', 'old', {'node': 'null', 'name': 'other'}]})
+    return d, tmp / 'nbd'
+
+
+BITMAPS = [f'qemu:dirty-bitmap:{name}' for name in ('new', 'old', 'other')]
+
+
+def test_bitmaps_are_listed_and_chosen_by_name(marked):
+    _, path = marked
+    with Conn(path) as c:
+        c.option(nbd.OPT_STRUCTURED)
+
+        def names(*queries, option=nbd.OPT_LIST_META):
+            *found, last = c.set_meta('x', *queries, option=option)
+            assert last == ACK
+            return [(struct.unpack('>I', d[:4])[0], d[4:].decode()) for _, d in found]
+
+        all_qemu = ['qemu:allocation-depth', *BITMAPS]
+        assert names() == [(0, n) for n in ['base:allocation', *all_qemu]]
+        assert names('qemu:') == [(0, n) for n in all_qemu]
+        assert names('qemu:dirty-bitmap:') == [(0, n) for n in BITMAPS]
+        assert names(BITMAPS[1], 'base:') == [(0, 'base:allocation'), (0, BITMAPS[1])]
+        assert names('qemu:dirty-bitmap:ne', 'qemu:dirty-bitmap', BITMAPS[0] + 'x') == []
+        for wildcard in ('base:', 'qemu:', 'qemu:dirty-bitmap:'):
+            assert names(wildcard, option=nbd.OPT_SET_META) == []
+        assert names(BITMAPS[2], BITMAPS[0], option=nbd.OPT_SET_META) == [
+            (2, BITMAPS[0]), (4, BITMAPS[2])]
+
+
+@pytest.mark.io
+def test_block_status_tells_what_a_bitmap_marks(marked):
+    _, path = marked
+    with connect(path, 'x', structured=True, meta=BITMAPS) as c:
+        c.request(nbd.WRITE, MIB + 5, 10, data=b'x' * 10)
+        assert c.chunks() == [('simple', 0)]
+        c.request(nbd.WRITE_ZEROES, 3 * MIB, 2 * MIB)
+        assert c.chunks() == [('simple', 0)]
+
+        def marks(offset, length, flags=0):
+            c.request(nbd.BLOCK_STATUS, offset, length, flags)
+            return {struct.unpack('>I', p[:4])[0]: list(struct.iter_unpack('>II', p[4:]))
+                    for _, p in c.chunks()}
+
+        clean = [(SIZE, 0)]
+        assert marks(0, SIZE) == {
+            2: [(MIB, 0), (65536, 1), (2 * MIB - 65536, 0), (2 * MIB, 1), (SIZE - 5 * MIB, 0)],
+            3: clean, 4: clean}
+        assert marks(MIB + 1, 100, nbd.REQ_ONE) == {2: [(100, 1)], 3: [(100, 0)], 4: [(100, 0)]}
+        assert marks(MIB - 1, 100, nbd.REQ_ONE)[2] == [(1, 0)]
+        assert marks(MIB - 1, 100)[2] == [(1, 0), (99, 1)]
+
+
+def test_exported_bitmaps_are_busy_until_the_export_has_gone(marked):
+    d, _ = marked
+    busy = "Bitmap 'new' is currently in use by another operation and cannot be used"
+    for command in ('remove', 'clear', 'disable'):
+        assert d.ask(f'block-dirty-bitmap-{command}', {'node': 'top', 'name': 'new'})['error'][
+            'desc'] == busy
+    assert d.ask('block-export-add', {'type': 'nbd', 'id': 'e2', 'node-name': 'top', 'name': 'y',
+                                      'writable': True, 'bitmaps': ['old', 'new']})[
+        'error']['desc'].endswith('cannot be used')
+    d.cmd('block-export-del', id='e')
+    for node, name in (('top', 'new'), ('base', 'old'), ('null', 'other')):
+        d.cmd('block-dirty-bitmap-remove', {'node': node, 'name': name})
+    d.cmd('blockdev-del', node_name='null')
+
+
+def test_a_failing_export_leaves_no_bitmap_busy(marked):
+    d, _ = marked
+    d.cmd('block-export-del', id='e')
+    reply = d.ask('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'top',
+                                       'writable': True, 'bitmaps': ['new', 'old', 'none']})
+    assert reply['error']['desc'] == "Bitmap 'none' is not found"
+    for node, name in (('top', 'new'), ('base', 'old')):
+        d.cmd('block-dirty-bitmap-remove', {'node': node, 'name': name})
+    too_many = [{'node': 'top', 'name': f'b{i}'} for i in range(63)]
+    reply = d.ask('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'top',
+                                       'bitmaps': too_many})
+    assert reply['error']['desc'] == 'At most 62 bitmaps can be exported together'
 
 
 @pytest.mark.limit(180)
