@@ -205,6 +205,10 @@ int opener_backing(struct opener *op, struct node *n, const struct BlockdevRefOr
  * the policy. */
 int opener_backing_named(struct opener *op, struct node *n, const char *file,
 			 const char *fmt, struct edge **ret_edge, struct error **errp);
+/* The data file that the image's header names, literally and as a plain file.  It
+ * could be any file of the host, so only folders that the policy names will do. */
+int opener_data_named(struct opener *op, struct node *n, const char *file,
+		      struct edge **ret_edge, struct error **errp);
 const struct open_policy *opener_policy(const struct opener *op);
 int opener_depth(const struct opener *op);
 /* Record that n is encrypted and go on: returns 0 and sets *ret_key where the policy

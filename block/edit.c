@@ -211,14 +211,17 @@ switch_node(struct change *c, struct node *n, bool read_only, bool with_driver,
 	return 0;
 }
 
-/* The node's own storage that was opened with it and follows its mode. */
-static struct node *
-own_file(const struct node *n)
+/* Is e to storage of n's own, that was opened with it and follows its mode?  A
+ * filter stores nothing but what passes through it. */
+static bool
+is_own(const struct node *n, const struct edge *e)
 {
-	struct node *file = node_file(n);
-
-	return file && file->inherits && !(n->file->role & ROLE_COW) ? file : NULL;
+	if (!e->child || !e->child->inherits || e->role & ROLE_COW)
+		return false;
+	return e == n->file || (e->role & ROLE_DATA && !node_is_filter(n));
 }
+
+static int switch_own(struct change *c, struct node *n, bool read_only, struct error **errp);
 
 /* Downwards in one order or the other: a format writes its header through a file
  * that is writable, so the file is switched first on the way to writing, last on
@@ -226,17 +229,25 @@ own_file(const struct node *n)
 static int
 switch_tree(struct change *c, struct node *n, bool read_only, struct error **errp)
 {
-	struct node *file = own_file(n);
 	bool storage = node_is_protocol(n);
 
 	if (n->read_only == read_only)
 		return 0;
-	if (!read_only && file && switch_tree(c, file, false, errp) < 0)
+	if (!read_only && switch_own(c, n, false, errp) < 0)
 		return -1;
 	if (switch_node(c, n, read_only, read_only || storage, errp) < 0)
 		return -1;
-	if (read_only && file && switch_tree(c, file, true, errp) < 0)
-		return -1;
+	return read_only ? switch_own(c, n, true, errp) : 0;
+}
+
+static int
+switch_own(struct change *c, struct node *n, bool read_only, struct error **errp)
+{
+	struct edge *e;
+
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (is_own(n, e) && switch_tree(c, e->child, read_only, errp) < 0)
+			return -1;
 	return 0;
 }
 
@@ -244,10 +255,11 @@ switch_tree(struct change *c, struct node *n, bool read_only, struct error **err
 static int
 tell_formats(struct node *n, struct error **errp)
 {
-	struct node *file = own_file(n);
+	struct edge *e;
 
-	if (file && tell_formats(file, errp) < 0)
-		return -1;
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (is_own(n, e) && tell_formats(e->child, errp) < 0)
+			return -1;
 	if (node_is_protocol(n) || !n->driver->set_read_only)
 		return 0;
 	return n->driver->set_read_only(n, false, errp);

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening the backing file that an image's header names.
+/* Opening the backing file, or the data file, that an image's header names.
  *
  * The name is literal: neither JSON nor a protocol.  The format is never guessed,
  * because a guest could have written any header; and the operator may forbid
- * following names, or confine them to folders. */
+ * following names, or confine them to folders.
+ *
+ * A data file is handed out as it is, whatever it holds, and written to: a hostile
+ * image could name any file of the host.  It is opened only in the operator's folders. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,19 +76,19 @@ resolve(const char *overlay, const char *name, struct error **errp)
 }
 
 static int
-check_policy(const struct opener *op, const struct node *n, struct probe *p,
-	     struct error **errp)
+check_policy(const struct opener *op, const struct node *n, const char *what,
+	     struct probe *p, struct error **errp)
 {
 	if (!op->policy->follow_images)
-		return error_set(errp, "'%s' names the backing file '%s', and following "
+		return error_set(errp, "'%s' names the %s file '%s', and following "
 				 "what images name is switched off",
-				 opener_image_name(n), p->path);
+				 opener_image_name(n), what, p->path);
 	p->dirs = op->policy->image_dirs;
 	work_run(probe_path, p);
 	if (p->is_outside)
-		return error_set(errp, "'%s' names the backing file '%s', which lies "
+		return error_set(errp, "'%s' names the %s file '%s', which lies "
 				 "outside of the folders for images",
-				 opener_image_name(n), p->path);
+				 opener_image_name(n), what, p->path);
 	return 0;
 }
 
@@ -138,7 +141,7 @@ opener_backing_named(struct opener *op, struct node *n, const char *file,
 	if (!path)
 		return -1;
 	probe.path = path;
-	if (check_policy(op, n, &probe, errp) < 0)
+	if (check_policy(op, n, "backing", &probe, errp) < 0)
 		return -1;
 	/* A format is never guessed: a guest could have written any header. */
 	if (!fmt)
@@ -152,4 +155,24 @@ opener_backing_named(struct opener *op, struct node *n, const char *file,
 				 fmt);
 	return open_named(op, n, path, probe.is_device, (enum BlockdevDriver)driver,
 			  ret_edge, errp);
+}
+
+int
+opener_data_named(struct opener *op, struct node *n, const char *file,
+		  struct edge **ret_edge, struct error **errp)
+{
+	struct probe probe = { .path = file };
+	struct BlockdevOptions data = { .driver = BLOCKDEV_DRIVER_FILE,
+					.u.file.filename = (char *)file };
+	struct node *child = NULL;
+	int r;
+
+	if (op->policy->follow_images && !op->policy->image_dirs)
+		return error_set(errp, "'data-file' is required for this image: the data file '%s' "
+				 "that '%s' names is not opened for that alone", file,
+				 opener_image_name(n));
+	if (check_policy(op, n, "data", &probe, errp) < 0)
+		return -1;
+	r = opener_definition(op, n, &data, ROLE_DATA, &child, errp);
+	return opener_adopt(r, n, child, "data-file", ROLE_DATA, ret_edge, errp);
 }

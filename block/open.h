@@ -60,9 +60,9 @@ struct decryptor {
 struct open_policy {
 	const struct decryptor *decryptor;	/* NULL: encrypted layers are refused */
 	void *decryptor_user;
-	/* What images may name (backing files): NULL list = anywhere. */
+	/* What images may name: NULL list = backing files anywhere, no data files. */
 	const char *const *image_dirs;		/* NULL-terminated; confine to these folders */
-	bool follow_images;			/* false: a backing file named by an image is an error */
+	bool follow_images;			/* false: what only an image names is not opened */
 	/* The top image is opened to be checked (block/check.h): what the check judges
 	 * or repairs is no reason to refuse, no guest data will be read, and no
 	 * backing file is opened. */

@@ -61,7 +61,7 @@ check_entries(struct flags *f)
 	for (uint64_t i = 0; i < UINT64_C(1) << q->l2_bits; i++) {
 		struct qcow2_l2e e = qcow2_l2e_get(q, f->buf, i);
 
-		if (!qcow2_l2e_has_host(e) ||
+		if (!qcow2_l2e_has_host(q, e) || q->external_data ||
 		    is_right(q, e.entry, e.entry & QCOW2_OFFSET_MASK, &refs))
 			continue;
 		qcow2_check_say(f->c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64

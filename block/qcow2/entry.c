@@ -20,7 +20,7 @@ kind_by_bitmap(struct qcow2_l2e e, bool has_host, unsigned sub)
 enum qcow2_kind
 qcow2_l2e_kind(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub)
 {
-	bool has_host = qcow2_l2e_has_host(e);
+	bool has_host = qcow2_l2e_has_host(q, e);
 
 	if (e.entry & QCOW2_COMPRESSED)
 		return QCOW2_RUN_COMPRESSED;
@@ -65,7 +65,7 @@ qcow2_l2e_clusters(const struct qcow2 *q, struct qcow2_l2e e, uint64_t *ret_host
 
 	if (!(e.entry & QCOW2_COMPRESSED)) {
 		*ret_host = e.entry & QCOW2_OFFSET_MASK;
-		return qcow2_l2e_has_host(e) ? 1 : 0;
+		return qcow2_l2e_has_host(q, e) && !q->external_data ? 1 : 0;
 	}
 	qcow2_compressed_extent(q, e.entry, &off, &len);
 	*ret_host = round_down(off, q->cluster_size);

@@ -80,11 +80,13 @@ qcow2_sub_mask(unsigned lo, unsigned hi)
 	return (UINT64_C(1) << hi) - (UINT64_C(1) << lo);
 }
 
-/* Has the entry a host cluster, that is not compressed? */
+/* Has the entry a host cluster, that is not compressed?  In an external data file
+ * it may be the very first one, which only the flag tells from none. */
 static inline bool
-qcow2_l2e_has_host(struct qcow2_l2e e)
+qcow2_l2e_has_host(const struct qcow2 *q, struct qcow2_l2e e)
 {
-	return !(e.entry & QCOW2_COMPRESSED) && (e.entry & QCOW2_OFFSET_MASK);
+	return !(e.entry & QCOW2_COMPRESSED) &&
+	       (e.entry & (QCOW2_OFFSET_MASK | (q->external_data ? QCOW2_COPIED : 0)));
 }
 
 /* Is there data in its host cluster?  Its kinds are sound. */
@@ -107,7 +109,8 @@ enum qcow2_kind qcow2_l2e_kind(const struct qcow2 *q, struct qcow2_l2e e, unsign
 /* Where, in bytes from the cluster's start, the kind of that subcluster ends. */
 uint32_t qcow2_l2e_kind_end(const struct qcow2 *q, struct qcow2_l2e e, unsigned sub);
 
-/* The host clusters that an entry refers to: first offset, number; 0: none. */
+/* The clusters of the image file that an entry refers to, those that are counted:
+ * first offset, number; 0: none. */
 uint64_t qcow2_l2e_clusters(const struct qcow2 *q, struct qcow2_l2e e, uint64_t *ret_host);
 /* Where a compressed entry's data lies: offset, bytes. */
 void qcow2_compressed_extent(const struct qcow2 *q, uint64_t entry, uint64_t *ret_off,

@@ -143,16 +143,12 @@ check_features(const struct qcow2_header *h, const void *table, size_t len, bool
 		name_features(h->incompat & ~known, table, len, text, sizeof(text));
 		return error_set(errp, "Unsupported qcow2 feature(s): %s", text);
 	}
-	if (h->incompat & QCOW2_INCOMPAT_DATA_FILE)
-		return error_set(errp, "Unsupported qcow2 feature(s): external data file");
 	if ((h->incompat & QCOW2_INCOMPAT_EXTL2) &&
 	    h->cluster_bits < QCOW2_CLUSTER_BITS_MIN_EXTL2)
 		return error_set(errp, "Unsupported subcluster size: %u",
 				 1u << h->cluster_bits >> 5);
 	if ((h->incompat & QCOW2_INCOMPAT_CORRUPT) && !read_only)
 		return error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write");
-	if (h->autoclear & QCOW2_AUTOCLEAR_DATA_RAW)
-		return error_set(errp, "data-file-raw requires a data file");
 	return 0;
 }
 

@@ -55,6 +55,13 @@ add_specific(const struct qcow2 *q, struct ImageInfo *info)
 				      : QCOW2_COMPRESSION_TYPE_ZLIB;
 	if (q->version < 3)
 		return 0;
+	if (q->exts.data_file) {
+		d->data_file = strdup(q->exts.data_file);
+		if (!d->data_file)
+			return -1;
+	}
+	d->has_data_file_raw = q->external_data;
+	d->data_file_raw = q->data_raw;
 	d->has_lazy_refcounts = d->has_corrupt = d->has_extended_l2 = true;
 	d->lazy_refcounts = q->header.compat & QCOW2_COMPAT_LAZY_REFCOUNTS;
 	d->corrupt = q->header.incompat & QCOW2_INCOMPAT_CORRUPT;

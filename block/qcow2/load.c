@@ -39,6 +39,8 @@ set_geometry(struct qcow2 *q, uint32_t slice)
 	q->refcount_order = h->refcount_order;
 	q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
 	q->refcount_max = UINT64_MAX >> (64 - (1u << h->refcount_order));
+	q->external_data = h->incompat & QCOW2_INCOMPAT_DATA_FILE;
+	q->data_raw = h->autoclear & QCOW2_AUTOCLEAR_DATA_RAW;
 	q->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 }
 

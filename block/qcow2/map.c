@@ -60,6 +60,8 @@ read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uin
 	case QCOW2_RUN_INVALID:
 		return -EIO;
 	case QCOW2_RUN_COMPRESSED:
+		if (q->external_data)
+			return -EIO;
 		run->host = e.entry;
 		break;
 	case QCOW2_RUN_NORMAL:
@@ -68,6 +70,8 @@ read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uin
 		if (!is_aligned(e.entry & QCOW2_OFFSET_MASK, q->cluster_size))
 			return -EIO;
 		run->host = (e.entry & QCOW2_OFFSET_MASK) + in_cluster;
+		if (q->external_data && run->host != off)
+			return -EIO;
 		run->owned = p->owned && (e.entry & QCOW2_COPIED);
 		break;
 	default:

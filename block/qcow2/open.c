@@ -82,9 +82,6 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 				       "1.1 compatibility level");
 	if (check_encrypt_option(q, o, errp))
 		return -1;
-	if (o->data_file)
-		return error_set(errp, "'data-file' can only be set for images with an external "
-				       "data file");
 	q->pass_discard[QCOW2_FREE_REQUEST] = o->has_pass_discard_request
 						      ? o->pass_discard_request
 						      : q->node->discard_unmap;
@@ -154,6 +151,28 @@ open_encrypted(struct qcow2 *q, struct opener *op, struct error **errp)
 /* ---- opening ---- */
 
 static int
+open_data_file(struct qcow2 *q, struct opener *op, const struct BlockdevOptionsQcow2 *o,
+	       struct error **errp)
+{
+	struct node *n = q->node;
+
+	if (!q->external_data && o->data_file)
+		return error_set(errp, "'data-file' can only be set for images with an external "
+				       "data file");
+	if (!q->external_data)
+		return q->data_raw ? error_set(errp, "data-file-raw requires a data file") : 0;
+	if (!o->data_file && !q->exts.data_file)
+		return error_set(errp, "'data-file' is required for this image");
+	/* The image file has the tables and nothing else; permissions follow with
+	 * the next edge. */
+	n->file->role &= ~(unsigned)ROLE_DATA;
+	if (o->data_file)
+		return opener_child(op, n, o->data_file, "data-file", ROLE_DATA, &q->data_edge,
+				    errp);
+	return opener_data_named(op, n, q->exts.data_file, &q->data_edge, errp);
+}
+
+static int
 open_backing(struct qcow2 *q, struct opener *op, const struct BlockdevOptionsQcow2 *o,
 	     struct error **errp)
 {
@@ -173,7 +192,7 @@ set_limits(struct qcow2 *q)
 
 	l->align = q->encrypted ? 512 : 1;
 	l->mem_align = 1;
-	l->zero_align = q->sub_size;
+	l->zero_align = q->data_raw ? q->cluster_size : q->sub_size;
 	l->discard_align = q->cluster_size;
 	l->opt_transfer = q->cluster_size;
 }
@@ -212,7 +231,7 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 		goto fail;
 	if (q->encrypted && open_encrypted(q, op, errp))
 		goto fail;
-	if (open_backing(q, op, o, errp))
+	if (open_data_file(q, op, o, errp) || open_backing(q, op, o, errp))
 		goto fail;
 	if (!n->read_only && !q->encrypted && start_writing(q, errp))
 		goto fail;

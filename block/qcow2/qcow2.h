@@ -141,7 +141,12 @@ struct qcow2 {
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
 	char *backing_name, *backing_format;	/* as in the header; NULL: none */
-	struct edge *data_edge;		/* to the external data file; NULL: none */
+
+	/* An external data file: all guest data lies there, at the guest's offsets.
+	 * The check reads tables only and does without it. */
+	bool external_data;
+	bool data_raw;			/* it is a raw image in its own right */
+	struct edge *data_edge;		/* NULL: none, or not opened */
 	struct qcow2_exts exts;			/* changed with the checkpoint lock held */
 
 	/* Encryption: known, and readable only with a key from outside. */

@@ -131,6 +131,18 @@ zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
 	return qcow2_write(q->node, old, &v, 0);
 }
 
+static int
+find_space(struct qcow2 *q, uint64_t guest, uint64_t want, uint64_t *ret_host, uint64_t *ret_got,
+	   bool *ret_fresh)
+{
+	if (!q->external_data)
+		return qcow2_refs_take(q, want, ret_host, ret_got, ret_fresh);
+	*ret_host = guest;
+	*ret_got = want;
+	*ret_fresh = false;
+	return 0;
+}
+
 int
 qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
 {
@@ -141,7 +153,7 @@ qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
 	while (from < to && !r) {
 		uint64_t host, got, linked = 0;
 		struct qcow2_run run;
-		bool fresh;
+		bool fresh, filled;
 
 		r = qcow2_before_write(q);
 		if (!r)
@@ -153,23 +165,28 @@ qcow2_preallocate(struct qcow2 *q, uint64_t from, uint64_t to, bool zeroed)
 			from = round_up(from + run.len, q->cluster_size);
 			continue;
 		}
-		r = qcow2_refs_take(q, run.len >> q->cluster_bits, &host, &got, &fresh);
+		r = find_space(q, from, run.len >> q->cluster_bits, &host, &got, &fresh);
 		if (r < 0)
 			return r;
-		/* With subclusters the space holds nothing until they are written. */
-		if (!fresh && !zeroed && !q->extended_l2)
-			r = node_zero(qcow2_file(q), host, got << q->cluster_bits, 0);
+		/* With subclusters the space holds nothing until they are written; but a
+		 * raw data file is all data. */
+		filled = !q->extended_l2 || q->data_raw;
+		if (!fresh && !zeroed && filled)
+			r = node_zero(qcow2_data_file(q), host, got << q->cluster_bits,
+				      q->external_data ? IO_MAY_UNMAP : 0);
 		if (!r)
-			r = qcow2_map_link(q, from, host, got, from, from, &linked);
-		if (r < 0)
+			r = qcow2_map_link(q, from, host, got, from,
+					   from + (filled ? got << q->cluster_bits : 0), &linked);
+		if (r < 0 && !q->external_data)
 			(void)qcow2_refs_give_back(q, host + (linked << q->cluster_bits),
 						   got - linked);
 		from += got << q->cluster_bits;
 		file_end = max_u64(file_end, host + (got << q->cluster_bits));
 	}
 	/* What is mapped shall lie within the file. */
-	if (!r && file_end > atomic_load(&qcow2_file(q)->size))
-		r = node_truncate(qcow2_file(q), file_end, false, PREALLOC_OFF, NULL) ? -EIO : 0;
+	if (!r && file_end > atomic_load(&qcow2_data_file(q)->size))
+		r = node_truncate(qcow2_data_file(q), file_end, false, PREALLOC_OFF, NULL) ? -EIO
+											   : 0;
 	return r;
 }
 
@@ -246,6 +263,21 @@ shrink(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
 		     : 0;
 }
 
+/* An external data file is made longer first: nothing is mapped that it has not.
+ * If it is a raw image in its own right, so is all of the new space. */
+static int
+grow_data(struct qcow2 *q, uint64_t size, bool exact, enum prealloc *prealloc,
+	  struct error **errp)
+{
+	struct node *data = qcow2_data_file(q);
+
+	if (q->data_raw && *prealloc == PREALLOC_OFF)
+		*prealloc = PREALLOC_METADATA;
+	if (atomic_load(&data->size) >= size && !(exact && q->data_raw))
+		return 0;
+	return node_truncate(data, size, exact && q->data_raw, PREALLOC_OFF, errp);
+}
+
 int
 qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	       struct error **errp)
@@ -254,7 +286,6 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 	uint64_t old = q->header.size;
 	int r;
 
-	(void)exact;
 	if (!is_aligned(size, 512))
 		return error_set(errp, "The new size must be a multiple of %u", 512);
 	if (q->nb_snapshots && q->version < 3)
@@ -265,6 +296,8 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 	r = qcow2_before_write(q);
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to update the image size"), -1;
+	if (q->data_edge && size > old && grow_data(q, size, exact, &prealloc, errp))
+		return -1;
 	if (size > old ? grow(q, old, size, prealloc, errp)
 		       : shrink(q, old, size, prealloc, errp))
 		return -1;
@@ -272,5 +305,9 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to update the image size"), -1;
 	atomic_store(&n->size, size);
+	/* What is behind the end in a data file is only in the way: let it go. */
+	if (q->data_edge && size < old)
+		(void)node_truncate(qcow2_data_file(q), size, exact && q->data_raw, PREALLOC_OFF,
+				    NULL);
 	return 0;
 }

@@ -142,6 +142,20 @@ zero_around(struct qcow2 *q, const struct step *s, size_t head_len, size_t tail_
 	return r;
 }
 
+/* Nobody counts what an external data file holds: is it nothing there? */
+static bool
+is_hole(struct qcow2 *q, const struct step *s)
+{
+	struct node *data = qcow2_data_file(q);
+	uint64_t host = s->host + (s->lo - s->guest);
+	struct extent x = { 0 };
+
+	if (host >= atomic_load(&data->size))
+		return data->driver->caps & DRIVER_GROWS;
+	return node_status(data, host, s->hi - s->lo, true, &x) == 0 &&
+	       (x.flags & EXTENT_ZERO) && (x.len == s->hi - s->lo || (x.flags & EXTENT_EOF));
+}
+
 /* Fill the host clusters of s. */
 static int
 fill(struct qcow2 *q, const struct step *s)
@@ -154,7 +168,8 @@ fill(struct qcow2 *q, const struct step *s)
 	uint32_t align;
 	int r;
 
-	if ((!head_len && !tail_len) || (zero && s->fresh))
+	if ((!head_len && !tail_len) ||
+	    (zero && (s->fresh || (q->external_data && is_hole(q, s)))))
 		return write_part(q, host, s->src, s->skip, s->len);
 	if (zero && head_len + tail_len > COW_ONE_WRITE_MAX) {
 		r = zero_around(q, s, head_len, tail_len);
@@ -250,8 +265,11 @@ write_alloc(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip,
 		*ret_done = 0;	/* the lock is released: look again */
 		return 0;
 	}
-	s.reused = run->owned;	/* for its data there is a cluster already */
-	if (s.reused)
+	/* For its data there is a cluster already. */
+	s.reused = run->owned || q->external_data;
+	if (q->external_data)
+		s.host = s.guest;
+	else if (s.reused)
 		s.host = run->host - (s.lo - s.guest);
 	else if (q->extended_l2)
 		widen(q, &s);
@@ -274,7 +292,7 @@ write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, si
 	if (r < 0)
 		return r;
 	/* A table says that a guest's cluster lies in a table. */
-	if (run.owned && qcow2_overlaps_fixed(q, run.host, run.len)) {
+	if (run.owned && !q->external_data && qcow2_overlaps_fixed(q, run.host, run.len)) {
 		qcow2_unlock(q);
 		return -EIO;
 	}

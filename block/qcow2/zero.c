@@ -21,6 +21,8 @@ struct change {
 	qcow2_map_fn fn;
 	bool skip;		/* where there is no L2 table nothing needs to change */
 	bool unmap;		/* the guest does not want the space kept */
+	unsigned flags;		/* of io_zero(), for a raw data file */
+	uint64_t guest;		/* the first cluster */
 	bool backed;		/* an unallocated cluster may show something */
 	unsigned lo, hi;	/* subclusters */
 };
@@ -43,7 +45,7 @@ zero_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 	const struct change *c = arg;
 
 	(void)index;
-	if (!qcow2_l2e_has_host(old) || (c->unmap && !q->discard_no_unref))
+	if (!qcow2_l2e_has_host(q, old) || (c->unmap && !q->discard_no_unref))
 		return qcow2_l2e_zero(q);
 	return zero_kept(q, old);
 }
@@ -67,7 +69,7 @@ static struct qcow2_l2e
 discard_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 {
 	const struct change *c = arg;
-	bool has_host = qcow2_l2e_has_host(old);
+	bool has_host = qcow2_l2e_has_host(q, old);
 
 	(void)index;
 	if (!has_host && !(old.entry & QCOW2_COMPRESSED) && !c->backed)
@@ -78,6 +80,30 @@ discard_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
 }
 
 /* ---- changing ---- */
+
+/* In an external data file that is a raw image of its own, zeroes are data like any
+ * other: an entry never says more than that the data lies there, so that the two
+ * views of it cannot come apart, whatever a crash leaves of the tables. */
+static struct qcow2_l2e
+raw_entry(struct qcow2 *q, struct qcow2_l2e old, uint64_t index, void *arg)
+{
+	const struct change *c = arg;
+	uint64_t host = c->guest + (index << q->cluster_bits);
+
+	(void)old;
+	return (struct qcow2_l2e){ host | QCOW2_COPIED,
+				   q->extended_l2 ? ~QCOW2_SUB_ZEROES : 0 };
+}
+
+/* Zero [off, off + len) of the data file, as far as it goes. */
+static int
+zero_data(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct node *data = qcow2_data_file(q);
+	uint64_t size = atomic_load(&data->size);
+
+	return off < size ? node_zero(data, off, min_u64(len, size - off), flags) : 0;
+}
 
 /* Clusters that read as zeroes and keep their place: the file below may forget
  * the bytes.  They become zeroes there, not anything, so that it does not matter
@@ -106,11 +132,20 @@ static int
 change_claimed(struct qcow2 *q, uint64_t off, uint64_t len, struct change *c)
 {
 	uint64_t done;
-	int r = qcow2_map_change(q, off, len >> q->cluster_bits, c->skip, QCOW2_FREE_REQUEST,
-				 c->fn, c, &done);
+	int r = 0;
 
-	if (!r && c->unmap && q->discard_no_unref && q->pass_discard[QCOW2_FREE_REQUEST] &&
-	    qcow2_data_file(q)->discard_unmap)
+	c->guest = off;
+	if (c->fn == raw_entry)
+		r = zero_data(q, off, len, c->flags);
+	if (!r)
+		r = qcow2_map_change(q, off, len >> q->cluster_bits, c->skip,
+				     QCOW2_FREE_REQUEST, c->fn, c, &done);
+	if (r || !c->unmap || c->fn == raw_entry || !q->pass_discard[QCOW2_FREE_REQUEST] ||
+	    !qcow2_data_file(q)->discard_unmap)
+		return r;
+	if (q->external_data)
+		(void)zero_data(q, off, len, IO_MAY_UNMAP | IO_FAST);
+	else if (q->discard_no_unref)
 		r = pass_on(q, off, len);
 	return r;
 }
@@ -176,7 +211,7 @@ zero_within(struct qcow2 *q, uint64_t off, uint64_t end, struct change c)
 	struct qcow2_run run;
 	int r;
 
-	if (less && end - sub > q->sub_size)
+	if (q->data_raw || (less && end - sub > q->sub_size))
 		return -EOPNOTSUPP;
 	for (;;) {
 		r = qcow2_before_write(q);
@@ -215,6 +250,10 @@ qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 	uint64_t end = off + len, head, tail;
 	int r = 0;
 
+	if (q->data_raw) {
+		c.fn = raw_entry;
+		c.flags = flags & (IO_MAY_UNMAP | IO_FAST);
+	}
 	/* Without zero clusters a hole does, if it shows no backing file. */
 	if (q->version < 3) {
 		if (qcow2_backing(q))
@@ -248,6 +287,11 @@ qcow2_discard(struct node *n, uint64_t off, uint64_t len)
 	/* Without zero clusters a hole would show the backing file. */
 	if (q->version < 3 && backed)
 		return -EOPNOTSUPP;
+	if (q->data_raw) {
+		if (!q->pass_discard[QCOW2_FREE_REQUEST] || !qcow2_data_file(q)->discard_unmap)
+			return 0;
+		c = (struct change){ .fn = raw_entry, .flags = IO_MAY_UNMAP };
+	}
 	if (off + len == atomic_load(&n->size))
 		len = round_up(off + len, q->cluster_size) - off;
 	if (!is_aligned(off | len, q->cluster_size))

@@ -279,7 +279,7 @@ feature_bits(void *arg)
 	must_refuse("f.qcow2", true,
 		    "Unsupported qcow2 feature(s): Unknown incompatible feature: 10000000000");
 	assert_int_equal(shell("qemu-img create -f qcow2 -o data_file=x.raw g.qcow2 4M"), 0);
-	must_refuse("g.qcow2", true, "Unsupported qcow2 feature(s): external data file");
+	must_refuse("g.qcow2", true, "'data-file' is required for this image");
 	assert_int_equal(shell("qemu-img create -f qcow2 -o extended_l2=on h.qcow2 4M"), 0);
 	poke("h.qcow2", 20, "\0\0\0\15", 4);
 	must_refuse("h.qcow2", true, "Unsupported subcluster size: 256");
