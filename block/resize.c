@@ -54,8 +54,9 @@ node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 		return -1;
 	if (child && !n->driver->truncate)
 		size = io_node_size(child);
-	/* A driver that knows better, a device or a rounded size, has set it. */
-	if (io_node_size(n) == old)
+	/* A driver that knows better, as with a rounded size, has set it; and a device
+	 * that is larger than need be stays as large as it is. */
+	if (io_node_size(n) == old && (exact || size > old))
 		atomic_store(&n->size, size);
 	dirty_resized(n);
 	if (size <= old || hide_backing(n, old, size, errp) == 0)
