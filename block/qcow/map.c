@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "block/io.h"
+#include "block/node.h"
 #include "block/qcow/qcow.h"
 
 #define COMPRESSED (UINT64_C(1) << 63)
@@ -50,6 +51,9 @@ read_entry(struct qcow *q, uint64_t off, uint64_t *ret)
 	uint8_t *data, entry[8];
 	int r;
 
+	/* Zeroes from behind the end of a file that was cut off are no table. */
+	if (!range_within(off, 8, node_size(file)))
+		return -EIO;
 	if (at > QCOW_PIECE - 8) {	/* a table at an odd place */
 		r = node_pread(file, off, entry, 8);
 		*ret = get_be64(entry);

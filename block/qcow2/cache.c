@@ -181,6 +181,11 @@ qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 
 	if (!mine)
 		return -ENOMEM;
+	/* Zeroes from behind the end of a file that was cut off are no table. */
+	if (c == &q->l2_cache && off >= node_size(qcow2_file(q))) {
+		slice_free(mine);
+		return -EIO;
+	}
 	qcow2_lock(q);
 	there = lookup(q, c, off);
 	if (there) {

@@ -115,6 +115,19 @@ load_table(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **ret, const char
 	return 0;
 }
 
+/* What of a table lies behind the end of a file that was cut off says nothing: in
+ * an image that is only read, look-ups there fail instead of giving zeroes. */
+static void
+spoil_cut_entries(struct qcow2 *q, uint64_t off, uint64_t *table, uint64_t n)
+{
+	uint64_t size = node_size(qcow2_file(q));
+
+	if (!q->node->read_only || range_within(off, n * 8, size))
+		return;
+	for (uint64_t i = size > off ? (size - off) / 8 : 0; i < n; i++)
+		table[i] = QCOW2_OFFSET_MASK;	/* neither aligned nor within the file */
+}
+
 static int
 load_tables(struct qcow2 *q, struct error **errp)
 {
@@ -123,6 +136,7 @@ load_tables(struct qcow2 *q, struct error **errp)
 	q->l1_size = h->l1_size;
 	if (load_table(q, h->l1_off, q->l1_size, &q->l1, "L1 table", errp))
 		return -1;
+	spoil_cut_entries(q, h->l1_off, q->l1, q->l1_size);
 	q->reftable_size = (uint64_t)h->reftable_clusters << (q->cluster_bits - 3);
 	if (load_table(q, h->reftable_off, q->reftable_size, &q->reftable, "refcount table", errp))
 		return -1;
