@@ -15,15 +15,18 @@
 #include "base/error.h"
 #include "rescue/key.h"
 #include "rescue/keyring.h"
+#include "rescue/output.h"
 #include "rescue/run.h"
 
 static const char help[] =
 	"Usage: quoin rescue [OPTION]... SOURCE TARGET\n"
 	"       quoin rescue --list [OPTION]... SOURCE\n"
 	"\n"
-	"Decrypt an image that is encrypted in the old way of qcow or qcow2 (AES-CBC) to\n"
-	"a plain one.  The backing files of SOURCE are read too, and TARGET needs none of\n"
-	"them.  SOURCE is never changed.  TARGET appears when it is whole and on disk.\n"
+	"Decrypt an image that is encrypted in the old way of qcow or qcow2 (AES-CBC) or\n"
+	"with LUKS to a plain one.  The backing files of SOURCE are read too, and TARGET\n"
+	"needs none of them.  SOURCE is never changed.  TARGET is a file, which appears\n"
+	"when it is whole and on disk; a block device; an NBD URI; or - for standard\n"
+	"output.\n"
 	"\n"
 	"The password is asked for on the terminal, unless a key option is given.  Keys\n"
 	"are tried as they are and then without the newline at their end, or with one;\n"
@@ -34,17 +37,21 @@ static const char help[] =
 	"                               write nothing\n"
 	"      --key-file FILE          the password is all of FILE\n"
 	"      --key-fd N               the password is all that descriptor N gives\n"
-	"      --target-format FORMAT   raw (default) or qcow2\n"
 	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
 	"                               right: if it is wrong, TARGET will be noise\n"
-	"  -f, --force                  replace TARGET if it exists\n"
+	"      --target-format FORMAT   raw (default) or qcow2\n"
+	"      --verify                 read TARGET back and compare it with SOURCE\n"
+	"      --salvage                go on at damaged places: TARGET has zeroes there\n"
+	"      --map FILE               where --salvage says what was lost, as a mapfile of\n"
+	"                               ddrescue; TARGET.map if TARGET is a file\n"
+	"  -f, --force                  replace TARGET, or overwrite a device or an export\n"
 	"  -q, --quiet                  print errors only\n"
 	"  -h, --help                   display this help and exit\n"
 	"\n"
 	"SIGUSR1 prints how far it is.\n"
 	"\n"
 	"Exit status: 0, 1 on errors, 2 for bad usage, 3 if the key is wrong, 4 if it\n"
-	"cannot be judged whether it is.\n";
+	"cannot be judged whether it is, 5 if TARGET is there but some data was lost.\n";
 
 enum {
 	OPT_LIST = 256,
@@ -52,6 +59,9 @@ enum {
 	OPT_KEY_FD,
 	OPT_FORMAT,
 	OPT_ACCEPT,
+	OPT_VERIFY,
+	OPT_SALVAGE,
+	OPT_MAP,
 };
 
 static const struct option long_options[] = {
@@ -60,6 +70,9 @@ static const struct option long_options[] = {
 	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
+	{ "verify", no_argument, NULL, OPT_VERIFY },
+	{ "salvage", no_argument, NULL, OPT_SALVAGE },
+	{ "map", required_argument, NULL, OPT_MAP },
 	{ "force", no_argument, NULL, 'f' },
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "help", no_argument, NULL, 'h' },
@@ -135,6 +148,15 @@ take_option(struct run_options *o, bool *list, int opt)
 	case OPT_ACCEPT:
 		o->keys->accept_unverified = true;
 		return PARSE_OK;
+	case OPT_VERIFY:
+		o->verify = true;
+		return PARSE_OK;
+	case OPT_SALVAGE:
+		o->salvage = true;
+		return PARSE_OK;
+	case OPT_MAP:
+		o->map = optarg;
+		return PARSE_OK;
 	case 'f':
 		o->force = true;
 		return PARSE_OK;
@@ -147,6 +169,35 @@ take_option(struct run_options *o, bool *list, int opt)
 	default:
 		return RUN_USAGE;
 	}
+}
+
+/* Options that want or exclude each other. */
+static int
+check_options(struct run_options *o)
+{
+	enum output_kind kind = o->target ? output_kind_of(o->target) : OUTPUT_FILE;
+
+	if (o->map && !o->salvage)
+		return complain("--map wants --salvage", "");
+	if (o->map && o->target && !strcmp(o->map, o->target))
+		return complain("the map cannot be the target: ", o->map);
+	if (o->verify && kind == OUTPUT_STREAM)
+		return complain("what goes to standard output cannot be read back to verify it", "");
+	if (o->salvage && !o->map && kind != OUTPUT_FILE)
+		return complain("--salvage wants --map FILE unless the target is a file", "");
+	return PARSE_OK;
+}
+
+/* "TARGET.map", which must live as long as o; NULL on no memory. */
+static char *
+default_map(struct run_options *o)
+{
+	char *map;
+
+	if (asprintf(&map, "%s.map", o->target) < 0)
+		return NULL;
+	o->map = map;
+	return map;
 }
 
 /* PARSE_OK, PARSE_HELP, or the exit status of an error that was printed. */
@@ -168,19 +219,35 @@ parse(int argc, char **argv, struct run_options *o)
 	o->source = argv[optind];
 	o->target = list ? NULL : argv[optind + 1];
 	o->keys->say = o->say;
-	return PARSE_OK;
+	return check_options(o);
+}
+
+static void
+say_end(const struct run_options *o, int status)
+{
+	const char *what = output_kind_of(o->target) == OUTPUT_STREAM ? "standard output"
+								      : o->target;
+
+	if (status == RUN_OK)
+		fprintf(stderr, "%s is whole and on disk\n", what);
+	if (status == RUN_INCOMPLETE)
+		fprintf(stderr, "%s is on disk; some of its data is missing\n", what);
 }
 
 static int
-run(const struct run_options *o)
+run(struct run_options *o)
 {
 	CLEANUP(error_freep) struct error *err = NULL;
-	int status = run_rescue(o, &err);
+	CLEANUP(cleanup_free) char *map = NULL;
+	int status;
 
+	if (o->salvage && o->target && !o->map)
+		map = default_map(o);
+	status = run_rescue(o, &err);
 	if (err)
 		fprintf(stderr, "quoin rescue: %s\n", error_text(err));
-	if (status == RUN_OK && o->say && o->target)
-		fprintf(stderr, "%s is whole and on disk\n", o->target);
+	if (o->say && o->target)
+		say_end(o, status);
 	return status;
 }
 
@@ -203,7 +270,7 @@ cli_rescue(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (status > RUN_INTERRUPTED) {
-		fprintf(stderr, "quoin rescue: interrupted, nothing was left behind\n");
+		fprintf(stderr, "quoin rescue: interrupted, no file was left behind\n");
 		signal(status - RUN_INTERRUPTED, SIG_DFL);
 		raise(status - RUN_INTERRUPTED);
 	}

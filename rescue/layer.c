@@ -15,6 +15,7 @@
 #include "block/node.h"
 #include "block/open.h"
 #include "rescue/cipher.h"
+#include "rescue/damage.h"
 #include "rescue/judge.h"
 
 enum {
@@ -82,10 +83,16 @@ decryptor_decrypt(void *key, uint64_t guest, uint64_t host, void *buf, size_t le
 	/* The one kind that counts sectors in the file and not on the disk. */
 	uint64_t at = l->image->encryption == CIPHER_QCOW2_LUKS ? host : guest;
 
+	/* A file that was cut off reads as zeroes behind its end, which would become
+	 * noise. */
+	if (l->file && round_down(host + len - 1, CIPHER_SECTOR) >= node_size(l->file))
+		return -ENODATA;
 	if (l->capture)
 		capture(l->capture, guest, buf, len);
 	else if (l->cipher)
 		cipher_decrypt(l->cipher, at / CIPHER_SECTOR, buf, len);
+	else
+		return -EACCES;
 	return 0;
 }
 
@@ -174,12 +181,15 @@ static int
 next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
 {
 	uint64_t size = round_down(node_size(l->node), 512);
+	uint64_t step = max_u64(l->image->cluster_size, UNIT);
 
 	while (*off < size) {
 		struct extent x;
 		int r = node_status(l->node, *off, min_u64(size - *off, STATUS_MAX), false, &x);
 
-		if (r < 0)
+		if (r < 0 && damage_is(r))
+			x = (struct extent){ .len = step - *off % step };
+		else if (r < 0)
 			return r;
 		if (!x.len)
 			return -EIO;
@@ -237,6 +247,8 @@ sample_unit(struct sampling *s, uint64_t off, uint64_t len)
 	s->covered = off + len;
 	s->at = off;
 	r = read_unit(s->layer, off, (unsigned)(len / 512), c);
+	if (r < 0 && damage_is(r))
+		return 0;
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < c->count && s->n < JUDGE_SAMPLES; i++) {

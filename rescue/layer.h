@@ -2,9 +2,9 @@
 /* rescue/layer.h - the encrypted layers of a chain that is being opened.
  *
  * This is the one struct decryptor there is.  It lets the drivers open every
- * encrypted layer without a key at first: until a layer has one, it gives what
- * is stored.  So ciphertext can be sampled through the driver, which knows
- * what is encrypted and what is not, and keys be judged before one is set.
+ * encrypted layer without a key at first.  Ciphertext can then be sampled
+ * through the driver, which knows what is encrypted and what is not, and keys
+ * be judged before one is set; until then nothing else can be read.
  *
  * Units      bytes, but where a name says sector.
  * Context    coroutine on loop 0; layer_decryptor's functions as block/open.h
@@ -51,7 +51,8 @@ int layer_bind(struct layers *all, const struct image_chain *chain, struct node 
 	       struct error **errp);
 
 /* Ciphertext sampled over all that this layer stores encrypted: at most
- * JUDGE_SAMPLES sectors.  The caller frees. */
+ * JUDGE_SAMPLES sectors.  Damaged places are passed over: whoever copies them will
+ * say so.  The caller frees. */
 int layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n,
 		 struct error **errp);
 

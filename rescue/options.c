@@ -8,28 +8,39 @@
 #include "rescue/image.h"
 #include "schema/types.h"
 
-/* A file or block device, as the child of a format. */
+/* A file or block device by itself. */
+static int
+fill_file(struct BlockdevOptions *o, const struct options_place *place)
+{
+	o->driver = place->device ? BLOCKDEV_DRIVER_HOST_DEVICE : BLOCKDEV_DRIVER_FILE;
+	o->has_read_only = true;
+	o->read_only = place->read_only;
+	if (place->direct) {
+		o->cache = calloc(1, sizeof(*o->cache));
+		if (!o->cache)
+			return -1;
+		o->cache->has_direct = o->cache->direct = true;
+	}
+	if (place->device)
+		o->u.host_device.filename = strdup(place->path);
+	else
+		o->u.file.filename = strdup(place->path);
+	return (place->device ? o->u.host_device.filename : o->u.file.filename) ? 0 : -1;
+}
+
+/* The same as the child of a format. */
 static struct BlockdevRef *
-file_ref(const char *path, bool device, bool read_only)
+file_ref(const struct options_place *place)
 {
 	struct BlockdevRef *ref = calloc(1, sizeof(*ref));
-	struct BlockdevOptions *o;
-	char *name = strdup(path);
 
-	if (!ref || !name) {
-		free(ref);
-		free(name);
+	if (!ref)
+		return NULL;
+	ref->type = BLOCKDEV_REF_DEFINITION;
+	if (fill_file(&ref->u.definition, place) < 0) {
+		BlockdevRef_free(ref);
 		return NULL;
 	}
-	ref->type = BLOCKDEV_REF_DEFINITION;
-	o = &ref->u.definition;
-	o->driver = device ? BLOCKDEV_DRIVER_HOST_DEVICE : BLOCKDEV_DRIVER_FILE;
-	o->has_read_only = true;
-	o->read_only = read_only;
-	if (device)
-		o->u.host_device.filename = name;
-	else
-		o->u.file.filename = name;
 	return ref;
 }
 
@@ -57,6 +68,7 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
 	struct BlockdevRef **file;
 	struct BlockdevRefOrNull **backing = NULL;
+	struct options_place place = { im->filename, .device = im->is_device, .read_only = true };
 
 	if (!o)
 		return NULL;
@@ -80,7 +92,7 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 		o->driver = BLOCKDEV_DRIVER_RAW;
 		file = &o->u.raw.file;
 	}
-	*file = file_ref(im->filename, im->is_device, true);
+	*file = file_ref(&place);
 	if (!*file)
 		return NULL;
 	if (backing) {
@@ -114,7 +126,7 @@ options_for_chain(const struct image_chain *chain)
 }
 
 struct BlockdevCreateOptions *
-options_create_qcow2(const char *path, uint64_t size)
+options_create_qcow2(const struct options_place *place, uint64_t size)
 {
 	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *o = calloc(1, sizeof(*o));
 
@@ -122,19 +134,26 @@ options_create_qcow2(const char *path, uint64_t size)
 		return NULL;
 	o->driver = BLOCKDEV_DRIVER_QCOW2;
 	o->u.qcow2.size = size;
-	o->u.qcow2.file = file_ref(path, false, false);
+	o->u.qcow2.file = file_ref(place);
 	return o->u.qcow2.file ? STEAL(o) : NULL;
 }
 
 struct BlockdevOptions *
-options_open_qcow2(const char *path)
+options_for_target(const struct options_place *place, bool qcow2)
 {
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
 
 	if (!o)
 		return NULL;
-	o->driver = BLOCKDEV_DRIVER_QCOW2;
-	o->u.qcow2.file = file_ref(path, false, false);
 	o->node_name = strdup("target");
-	return o->u.qcow2.file && o->node_name ? STEAL(o) : NULL;
+	if (!o->node_name)
+		return NULL;
+	if (!qcow2)
+		return fill_file(o, place) < 0 ? NULL : STEAL(o);
+	o->driver = BLOCKDEV_DRIVER_QCOW2;
+	o->has_read_only = true;
+	o->read_only = place->read_only;
+	o->u.qcow2.backing = backing_ref(NULL);
+	o->u.qcow2.file = file_ref(place);
+	return o->u.qcow2.file && o->u.qcow2.backing ? STEAL(o) : NULL;
 }

@@ -11,6 +11,7 @@
 #ifndef RESCUE_OPTIONS_H
 #define RESCUE_OPTIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct BlockdevCreateOptions;
@@ -20,9 +21,19 @@ struct image_chain;
 /* A chain, to be read only. */
 struct BlockdevOptions *options_for_chain(const struct image_chain *chain);
 
-/* A new qcow2 image of this virtual size in the file at path, and the same to be
- * written. */
-struct BlockdevCreateOptions *options_create_qcow2(const char *path, uint64_t size);
-struct BlockdevOptions *options_open_qcow2(const char *path);
+/* Where a target is, and how it is opened. */
+struct options_place {
+	const char *path;
+	bool device, read_only;
+	bool direct;		/* bypass the page cache */
+};
+
+/* A new qcow2 image of this virtual size in the file there. */
+struct BlockdevCreateOptions *options_create_qcow2(const struct options_place *place,
+						   uint64_t size);
+
+/* What is there, by itself: what a qcow2 image names as its backing file is not
+ * opened. */
+struct BlockdevOptions *options_for_target(const struct options_place *place, bool qcow2);
 
 #endif

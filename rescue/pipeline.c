@@ -3,159 +3,426 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "aio/disk.h"
 #include "aio/loop.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/iov.h"
-#include "block/io.h"
+#include "block/node.h"
+#include "rescue/damage.h"
+#include "rescue/digest.h"
 #include "rescue/progress.h"
+#include "rescue/sink.h"
 
-enum { BUFFER_ALIGN = 4096, PER_LOOP_MAX = 4 };
+enum {
+	BUFFER_ALIGN = 4096,
+	PER_LOOP_MAX = 4,
+	ZERO_PIECE = 64 * 1024 * 1024,
+};
 
-/* ---- what to copy ---- */
+enum kind {
+	KIND_NONE,		/* left to the base */
+	KIND_ZERO,
+	KIND_DATA,
+};
 
-/* Look at what begins at *at: its end and whether it has to be read. */
-static int
-look(struct pipeline *p, uint64_t at, uint64_t *ret_end, bool *ret_is_data)
-{
-	struct extent x;
-	int r = io_status(p->source, at, io_size(p->source) - at, true, &x);
+struct piece {
+	uint64_t off, len;	/* len 0: there are no more */
+	enum kind kind;
+	uint64_t turn;
+};
 
-	if (r < 0)
-		return r;
-	if (!x.len)
-		return -EIO;
-	*ret_end = at + x.len;
-	*ret_is_data = !(x.flags & EXTENT_ZERO);
-	return 0;
-}
-
-int
-pipeline_measure(struct pipeline *p, uint64_t *ret_bytes)
-{
-	uint64_t size = io_size(p->source), bytes = 0, end;
-	bool is_data;
-
-	for (uint64_t at = 0; at < size; at = end) {
-		int r = look(p, at, &end, &is_data);
-
-		if (r < 0) {
-			p->error_at = at;
-			return r;
-		}
-		if (is_data)
-			bytes += end - at;
-	}
-	*ret_bytes = bytes;
-	return 0;
-}
-
-/* The next piece of data, which lies within one chunk; *ret_len 0 at the end. */
-static int
-next_piece(struct pipeline *p, uint64_t *ret_off, uint64_t *ret_len)
-{
-	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->lock;
-	uint64_t size = io_size(p->source);
-
-	co_mutex_lock(held);
-	*ret_off = p->at;
-	*ret_len = 0;
-	while (p->at < size) {
-		if (p->at >= p->extent_end) {
-			int r = look(p, p->at, &p->extent_end, &p->extent_is_data);
-
-			*ret_off = p->at;
-			if (r < 0)
-				return r;
-		}
-		if (p->extent_is_data) {
-			*ret_off = p->at;
-			*ret_len = min_u64(p->extent_end - p->at,
-					   PIPELINE_CHUNK - p->at % PIPELINE_CHUNK);
-			p->at += *ret_len;
-			return 0;
-		}
-		p->at = p->extent_end;
-	}
-	return 0;
-}
-
-/* ---- copying ---- */
-
-static int
-write_run(struct pipeline *p, uint64_t off, uint8_t *buf, size_t len)
-{
-	struct iov v = IOV_BUF(buf, len);
-
-	return p->target ? io_write(p->target, off, &v, 0)
-			 : disk_write(p->raw_fd, DISK_URING, off, &v);
-}
-
-/* Bytes from at to the end of its grain, or of the piece. */
-static size_t
-grain_at(const struct pipeline *p, uint64_t off, size_t at, size_t len)
-{
-	return min_u64(p->grain - (off + at) % p->grain, len - at);
-}
-
-/* Write a piece, in runs of grains that are not all zero. */
-static int
-write_piece(struct pipeline *p, uint64_t off, uint8_t *buf, size_t len)
-{
-	size_t run = 0, at = 0;
-
-	while (at < len) {
-		size_t n = grain_at(p, off, at, len);
-
-		if (bytes_are_zero(buf + at, n)) {
-			int r = at > run ? write_run(p, off + run, buf + run, at - run) : 0;
-
-			if (r < 0)
-				return r;
-			run = at + n;
-		}
-		at += n;
-	}
-	return len > run ? write_run(p, off + run, buf + run, len - run) : 0;
-}
+struct worker {
+	struct pipeline *p;
+	uint64_t *busy;
+	uint8_t *buf, *other;	/* of PIPELINE_CHUNK; other: what the target has */
+};
 
 /* The first failure counts, and ends all. */
 static void
-fail(struct pipeline *p, int result, uint64_t at, bool in_target)
+fail(struct pipeline *p, int result, uint64_t at, enum pipeline_side side)
 {
 	int none = 0;
 
 	if (atomic_compare_exchange_strong(&p->result, &none, result)) {
 		p->error_at = at;
-		p->error_in_target = in_target;
+		p->error_side = side;
 	}
 }
 
+/* The source cannot be read at off, and this is why. */
 static void
-copy(struct pipeline *p, uint8_t *buf)
+fail_damaged(struct pipeline *p, int result, uint64_t at)
 {
-	while (!atomic_load(&p->result)) {
-		uint64_t off, len;
-		int r = next_piece(p, &off, &len);
-		struct iov v = IOV_BUF(buf, len);
+	struct lost_range cause;
+	int none = 0;
 
-		if (r == 0 && !len)
-			return;
-		if (r == 0)
-			r = io_read(p->source, off, &v);
-		if (r < 0) {
-			fail(p, r, off, false);
-			return;
-		}
-		r = write_piece(p, off, buf, len);
-		if (r < 0) {
-			fail(p, r, off, true);
-			return;
-		}
-		progress_add(p->progress, len);
+	damage_explain(p, at, result, &cause);
+	if (atomic_compare_exchange_strong(&p->result, &none, result)) {
+		p->error_at = at;
+		p->error_side = PIPELINE_SOURCE;
+		p->error_cause = cause;
 	}
+}
+
+/* ---- what there is ---- */
+
+static int
+look(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind)
+{
+	struct extent x;
+	int r = node_status_above(p->source, p->base, at, node_size(p->source) - at, true, &x);
+
+	if (r == 0 && !x.len)
+		r = -EIO;
+	if (r == 0)
+		r = damage_check_extent(&x);
+	if (r < 0)
+		return r;
+	*ret_end = min_u64(at + x.len, damage_end_of_file(&x, at, p->cluster));
+	*ret_kind = x.flags & EXTENT_ZERO ? KIND_ZERO : KIND_DATA;
+	if (p->base && !(x.flags & EXTENT_ALLOCATED))
+		*ret_kind = KIND_NONE;
+	return 0;
+}
+
+/* As look(), but a place without a sound mapping is lost, if that is allowed. */
+static int
+look_or_lose(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind, bool note)
+{
+	int r = look(p, at, ret_end, ret_kind);
+	uint64_t end = min_u64(round_down(at, p->step) + p->step, node_size(p->source));
+
+	if (r >= 0 || !p->lost || !damage_is(r))
+		return r;
+	*ret_end = end;
+	*ret_kind = KIND_ZERO;
+	return note ? damage_note(p, at, end - at, r) : 0;
+}
+
+/* A digest is made of all the disk, also of what was written before. */
+static uint64_t
+first(const struct pipeline *p)
+{
+	return p->digest ? 0 : p->start;
+}
+
+/* Must the sink or the digest be told of zeroes? */
+static bool
+zeroes_matter(const struct pipeline *p)
+{
+	return p->compare || p->digest || (p->sink && !p->sink->starts_zeroed);
+}
+
+int
+pipeline_measure(struct pipeline *p, struct pipeline_size *ret)
+{
+	uint64_t size = node_size(p->source), end;
+	struct pipeline_size sum = { 0, 0 };
+
+	for (uint64_t at = first(p); at < size; at = end) {
+		enum kind kind;
+		int r = look_or_lose(p, at, &end, &kind, false);
+
+		if (r < 0) {
+			fail_damaged(p, r, at);
+			return r;
+		}
+		if (kind == KIND_DATA)
+			sum.data += end - at;
+		if (kind == KIND_DATA || (kind == KIND_ZERO && zeroes_matter(p)))
+			sum.work += end - at;
+	}
+	*ret = sum;
+	return 0;
+}
+
+/* ---- pieces ---- */
+
+static bool
+is_passed_over(const struct pipeline *p, enum kind kind)
+{
+	switch (kind) {
+	case KIND_DATA:
+		return false;
+	case KIND_ZERO:
+		return !zeroes_matter(p);
+	default:
+		return !p->compare;
+	}
+}
+
+static int
+next_piece(struct worker *w, struct piece *ret)
+{
+	struct pipeline *p = w->p;
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->lock;
+	uint64_t size = node_size(p->source);
+
+	co_mutex_lock(held);
+	*w->busy = UINT64_MAX;
+	ret->len = 0;
+	while (p->at < size) {
+		enum kind kind = (enum kind)p->kind;
+
+		if (p->at == p->extent_end) {
+			int r = look_or_lose(p, p->at, &p->extent_end, &kind, true);
+
+			if (r < 0) {
+				fail_damaged(p, r, p->at);
+				return r;
+			}
+			p->kind = kind;
+		}
+		if (is_passed_over(p, kind)) {
+			p->at = p->extent_end;
+			continue;
+		}
+		ret->off = p->at;
+		ret->len = min_u64(p->extent_end - p->at,
+				   kind == KIND_DATA ? PIPELINE_CHUNK - p->at % PIPELINE_CHUNK
+						     : ZERO_PIECE);
+		ret->kind = kind;
+		ret->turn = p->next_turn++;
+		*w->busy = ret->off;
+		p->at += ret->len;
+		return 0;
+	}
+	return 0;
+}
+
+uint64_t
+pipeline_done(struct pipeline *p)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->lock;
+	uint64_t done;
+
+	co_mutex_lock(held);
+	done = p->at;
+	for (unsigned i = 0; i < PIPELINE_WORKERS; i++)
+		done = min_u64(done, p->busy[i]);
+	return done;
+}
+
+/* ---- turns: what has to be done in order ---- */
+
+static bool
+has_turns(const struct pipeline *p)
+{
+	return p->digest || (p->sink->in_order && !p->compare);
+}
+
+/* false: it has failed meanwhile. */
+static bool
+wait_for_turn(struct pipeline *p, const struct piece *piece)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->turn_lock;
+
+	co_mutex_lock(held);
+	while (p->turn != piece->turn && !atomic_load(&p->result))
+		co_queue_wait(&p->turn_queue, held);
+	return !atomic_load(&p->result);
+}
+
+static void
+end_turn(struct pipeline *p)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->turn_lock;
+
+	co_mutex_lock(held);
+	p->turn++;
+	co_queue_wake_all(&p->turn_queue);
+}
+
+/* Whoever ends lets those who wait for him look again.  The one whose turn it is
+ * waits for nobody, so all of them end. */
+static void
+leave_turns(struct pipeline *p)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->turn_lock;
+
+	co_mutex_lock(held);
+	co_queue_wake_all(&p->turn_queue);
+}
+
+/* ---- reading ---- */
+
+static int
+read_piece(struct worker *w, const struct piece *piece)
+{
+	struct iov v = IOV_BUF(w->buf, piece->len);
+	struct pipeline *p = w->p;
+	int r = node_read(p->source, piece->off, &v);
+
+	if (r < 0 && p->lost && damage_is(r))
+		r = damage_read(p, piece->off, w->buf, piece->len);
+	else if (r < 0 && damage_is(r))
+		fail_damaged(p, r, damage_find(p, piece->off, w->buf, piece->len));
+	/* What was lost when it was copied is zero in the copy, whatever it is now. */
+	if (r == 0 && p->lost && p->compare)
+		lost_mask(p->lost, piece->off, w->buf, piece->len);
+	return r;
+}
+
+/* ---- copying ---- */
+
+static int
+write_run(struct pipeline *p, uint64_t off, uint8_t *buf, size_t len, bool zero)
+{
+	struct iov v = IOV_BUF(buf, len);
+
+	if (!len)
+		return 0;
+	if (!zero)
+		return p->sink->ops->write(p->sink, off, &v);
+	return p->sink->starts_zeroed ? 0 : p->sink->ops->zero(p->sink, off, len);
+}
+
+/* Write a piece in runs of grains that are all zero or not. */
+static int
+write_data(struct pipeline *p, uint64_t off, uint8_t *buf, size_t len)
+{
+	size_t run = 0, at = 0;
+	bool zero = false;
+	int r;
+
+	while (at < len) {
+		size_t n = min_u64(p->sink->grain - (off + at) % p->sink->grain, len - at);
+		bool is_zero = bytes_are_zero(buf + at, n);
+
+		if (is_zero != zero) {
+			r = write_run(p, off + run, buf + run, at - run, zero);
+			if (r < 0)
+				return r;
+			run = at;
+			zero = is_zero;
+		}
+		at += n;
+	}
+	return write_run(p, off + run, buf + run, len - run, zero);
+}
+
+static int
+write_piece(struct worker *w, const struct piece *piece)
+{
+	struct pipeline *p = w->p;
+
+	if (piece->off + piece->len <= p->start)
+		return 0;
+	if (piece->kind == KIND_DATA)
+		return write_data(p, piece->off, w->buf, piece->len);
+	return write_run(p, piece->off, NULL, piece->len, true);
+}
+
+/* ---- comparing ---- */
+
+static int
+compare_data(struct worker *w, uint64_t off, size_t len, uint64_t *ret_at)
+{
+	struct iov v = IOV_BUF(w->other, len);
+	int r = w->p->sink->ops->read(w->p->sink, off, &v);
+
+	*ret_at = off;
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < len; i++) {
+		if (w->buf[i] != w->other[i]) {
+			*ret_at = off + i;
+			return -EILSEQ;
+		}
+	}
+	return 0;
+}
+
+/* The target must show zeroes in the piece, or leave it to its base too. */
+static int
+compare_empty(struct worker *w, const struct piece *piece, uint64_t *ret_at)
+{
+	struct sink *s = w->p->sink;
+	uint64_t end = piece->off + piece->len;
+	int r = 0;
+
+	memset(w->buf, 0, PIPELINE_CHUNK);
+	for (uint64_t at = piece->off, len; at < end && r == 0; at += len) {
+		struct extent x = { .flags = EXTENT_DATA | EXTENT_ALLOCATED };
+
+		len = end - at;
+		*ret_at = at;
+		if (s->ops->status) {
+			r = s->ops->status(s, at, len, &x);
+			if (r == 0 && !x.len)
+				r = -EIO;
+			if (r < 0)
+				return r;
+			len = x.len;
+		}
+		if (w->p->base && (piece->kind == KIND_NONE) != !(x.flags & EXTENT_ALLOCATED))
+			return -EILSEQ;
+		if (piece->kind == KIND_NONE || x.flags & EXTENT_ZERO)
+			continue;
+		len = min_u64(len, PIPELINE_CHUNK);
+		r = compare_data(w, at, len, ret_at);
+	}
+	return r;
+}
+
+static int
+compare_piece(struct worker *w, const struct piece *piece)
+{
+	uint64_t at;
+	int r = piece->kind == KIND_DATA ? compare_data(w, piece->off, piece->len, &at)
+					 : compare_empty(w, piece, &at);
+
+	if (r < 0)
+		fail(w->p, r, at, r == -EILSEQ ? PIPELINE_DIFFERENT : PIPELINE_TARGET);
+	return r;
+}
+
+/* ---- working ---- */
+
+static void
+update_digest(struct worker *w, const struct piece *piece)
+{
+	if (w->p->digest && piece->kind == KIND_DATA)
+		digest_update(w->p->digest, w->buf, piece->len);
+	else if (w->p->digest)
+		digest_zeroes(w->p->digest, piece->len);
+}
+
+static int
+put_piece(struct worker *w, const struct piece *piece)
+{
+	int r = w->p->compare ? compare_piece(w, piece) : write_piece(w, piece);
+
+	if (r < 0)
+		fail(w->p, r, piece->off, PIPELINE_TARGET);
+	return r;
+}
+
+static int
+do_piece(struct worker *w, const struct piece *piece)
+{
+	struct pipeline *p = w->p;
+	bool turns = has_turns(p);
+	int r = piece->kind == KIND_DATA ? read_piece(w, piece) : 0;
+
+	if (r < 0) {
+		fail(p, r, piece->off, PIPELINE_SOURCE);
+		return r;
+	}
+	if (turns && !wait_for_turn(p, piece))
+		return -ECANCELED;
+	update_digest(w, piece);
+	if (turns && p->sink->in_order)
+		r = put_piece(w, piece);
+	if (turns)
+		end_turn(p);
+	if (!turns || !p->sink->in_order)
+		r = put_piece(w, piece);
+	if (r == 0 && piece->kind != KIND_NONE)
+		progress_add(p->progress, piece->len);
+	return r;
 }
 
 static void
@@ -163,31 +430,48 @@ worker(void *arg)
 {
 	struct pipeline *p = arg;
 	CLEANUP(cleanup_free) uint8_t *buf = iov_alloc(BUFFER_ALIGN, PIPELINE_CHUNK);
+	CLEANUP(cleanup_free) uint8_t *other = p->compare ? iov_alloc(BUFFER_ALIGN, PIPELINE_CHUNK)
+							  : NULL;
+	struct worker w = { p, &p->busy[atomic_fetch_add(&p->joined, 1)], buf, other };
+	struct piece piece;
 
-	if (buf)
-		copy(p, buf);
-	else
-		fail(p, -ENOMEM, 0, false);
+	if (!buf || (p->compare && !other))
+		fail(p, -ENOMEM, 0, PIPELINE_SOURCE);
+	while (!atomic_load(&p->result)) {
+		if (next_piece(&w, &piece) < 0 || !piece.len || do_piece(&w, &piece) < 0)
+			break;
+	}
+	leave_turns(p);
+}
+
+/* How many on each loop: memory is bounded, and so is busy[]. */
+static unsigned
+workers_per_loop(const struct pipeline *p)
+{
+	unsigned loops = loop_io_count(), buffers = p->compare ? 2 : 1;
+
+	return (unsigned)min_u64(PER_LOOP_MAX,
+				 max_u64(1, PIPELINE_MEMORY / PIPELINE_CHUNK / buffers / loops));
 }
 
 int
 pipeline_run(struct pipeline *p)
 {
-	unsigned loops = loop_io_count(), per_loop, started = 0;
+	unsigned loops = loop_io_count(), n = workers_per_loop(p) * loops, started = 0;
 	struct co_group group;
 	int r = 0;
 
-	per_loop = (unsigned)min_u64(PER_LOOP_MAX,
-				     max_u64(1, PIPELINE_MEMORY / PIPELINE_CHUNK / loops));
+	p->at = p->extent_end = first(p);
+	memset(p->busy, 0xff, sizeof(p->busy));
 	co_group_init(&group);
-	for (unsigned i = 0; i < per_loop * loops; i++) {
+	for (unsigned i = 0; i < n && i < PIPELINE_WORKERS; i++) {
 		r = co_group_spawn(&group, loop_io(i % loops), worker, p);
 		if (r < 0)
 			break;
 		started++;
 	}
 	if (!started)
-		fail(p, r, 0, false);
+		fail(p, r, 0, PIPELINE_SOURCE);
 	co_group_wait(&group);
 	return atomic_load(&p->result);
 }
@@ -195,5 +479,5 @@ pipeline_run(struct pipeline *p)
 void
 pipeline_stop(struct pipeline *p)
 {
-	fail(p, -ECANCELED, 0, false);
+	fail(p, -ECANCELED, 0, PIPELINE_SOURCE);
 }

@@ -71,6 +71,12 @@ columns(const struct progress *p)
 	return w.ws_col < LINE ? w.ws_col : LINE - 1;
 }
 
+static const char *
+label(const struct progress *p)
+{
+	return p->what ? p->what : "";
+}
+
 static void
 draw_bar(struct progress *p)
 {
@@ -78,15 +84,16 @@ draw_bar(struct progress *p)
 	unsigned width = columns(p), used, full;
 
 	format_figures(p, figures);
-	used = (unsigned)strlen(figures) + 9;	/* "[] 100%  " */
+	used = (unsigned)(strlen(label(p)) + strlen(figures)) + 9;	/* "[] 100%  " */
 	if (width < used + BAR_MIN) {
-		fprintf(p->to, "\r%3u%%\033[K", percent(p));
+		fprintf(p->to, "\r%s%3u%%\033[K", label(p), percent(p));
 	} else {
 		width = width - used - 1;
 		full = width * percent(p) / 100;
 		memset(bar, '.', width);
 		memset(bar, '#', full);
-		fprintf(p->to, "\r[%.*s] %3u%%  %s\033[K", (int)width, bar, percent(p), figures);
+		fprintf(p->to, "\r%s[%.*s] %3u%%  %s\033[K", label(p), (int)width, bar,
+			percent(p), figures);
 	}
 	fflush(p->to);
 	p->drawn = true;
@@ -98,13 +105,14 @@ print_line(const struct progress *p, FILE *to)
 	char figures[LINE];
 
 	format_figures(p, figures);
-	fprintf(to, "%u%% (%s)\n", percent(p), figures);
+	fprintf(to, "%s%u%% (%s)\n", label(p), percent(p), figures);
 	fflush(to);
 }
 
 void
-progress_start(struct progress *p, FILE *to, uint64_t total)
+progress_start(struct progress *p, FILE *to, const char *what, uint64_t total)
 {
+	p->what = what;
 	p->to = to;
 	p->bar = to && isatty(fileno(to));
 	p->total = total;

@@ -20,6 +20,7 @@ enum { PROGRESS_BYTES = 24 };
 struct progress {
 	FILE *to;		/* NULL: say nothing but what is asked for */
 	bool bar;		/* to is a terminal */
+	const char *what;	/* stands before it; NULL: nothing */
 	uint64_t total;
 	_Atomic uint64_t done;
 	int64_t started;	/* on clock_ns() */
@@ -27,7 +28,8 @@ struct progress {
 	bool drawn;		/* a bar stands on the last line */
 };
 
-void progress_start(struct progress *p, FILE *to, uint64_t total);
+/* what is borrowed until progress_end(). */
+void progress_start(struct progress *p, FILE *to, const char *what, uint64_t total);
 void progress_add(struct progress *p, uint64_t bytes);
 
 /* Draw, or print a line if it is due; for a timer. */

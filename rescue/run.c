@@ -4,39 +4,40 @@
  *	read the headers of the chain, look at the target's place	nothing
  *	open the chain read-only, with QEMU's locks			nothing
  *	find each encrypted layer its key				nothing
- *	make the target, without a name (rescue/target.h)		nothing
+ *	make the target, a file without a name (rescue/target.h)	nothing
  *	copy, flush, wait for the disk					nothing
+ *	read it back and compare, if that is wanted			nothing
+ *	give the map of what was lost its name				the map
  *	give the target its name, wait for the disk			the target
+ *
+ * What is overwritten in place, a device or an NBD export, is half written from
+ * the copying on.
  *
  * A signal stops the copy between two pieces and then takes the same way out
  * as an error.  The second one acts at once. */
 #include "rescue/run.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "aio/disk.h"
 #include "aio/loop.h"
 #include "aio/timer.h"
 #include "aio/work.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "block/driver.h"
-#include "block/io.h"
 #include "block/node.h"
 #include "block/open.h"
 #include "block/root.h"
+#include "rescue/copy.h"
 #include "rescue/image.h"
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
 #include "rescue/list.h"
 #include "rescue/options.h"
-#include "rescue/pipeline.h"
 #include "rescue/progress.h"
 #include "rescue/secret.h"
 #include "rescue/target.h"
@@ -44,8 +45,7 @@
 
 enum {
 	LOOPS_MAX = 8,
-	RAW_GRAIN = 4096,
-	QCOW2_CLUSTER = 65536,
+	LINE = 512,
 	SHOW_NS = 200 * 1000 * 1000,
 };
 
@@ -56,15 +56,29 @@ struct run {
 
 	struct image_chain chain;
 	struct layers layers;
-	struct node *source_node, *target_node;
+	struct node *source_node;
 	struct root *source;
-	struct target *target;
-	struct pipeline pipe;
+	struct copy copy;
+	struct target *map;
 	struct progress progress;
 	struct timer timer;
-	bool copying;
+	bool moving;		/* bytes: there is progress to be shown */
 	int signo;		/* that ended it; 0: none */
 };
+
+static void __attribute__((format(printf, 2, 3)))
+sayf(const struct run *r, const char *fmt, ...)
+{
+	char line[LINE];
+	va_list ap;
+
+	if (!r->o->say)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	r->o->say(line);
+}
 
 /* ---- before anything runs ---- */
 
@@ -76,10 +90,6 @@ check_chain(struct run *r)
 	for (unsigned i = 0; i < r->chain.count; i++) {
 		const struct image *im = r->chain.layer[i];
 
-		if (r->o->target && target_is_same_file(r->o->target, im->dev, im->ino))
-			return error_set(r->errp, "'%s' is the same file as '%s', which is to be "
-					 "read; it is never overwritten", r->o->target,
-					 im->filename);
 		if (im->format == IMAGE_LUKS && im->version != 1)
 			return error_set(r->errp, "%s is a LUKS volume of version %u, which only "
 					 "cryptsetup decrypts", im->filename, im->version);
@@ -89,6 +99,21 @@ check_chain(struct run *r)
 		return error_set(r->errp, "%s: nothing in it or behind it is encrypted, there is "
 				 "nothing to rescue", r->o->source);
 	return 0;
+}
+
+/* The map is a file like the target, beside it if that is one. */
+static int
+check_target(struct run *r)
+{
+	struct output_spec map = { .name = r->o->map, .force = r->o->force };
+
+	r->copy.spec = (struct output_spec){ .name = r->o->target,
+					     .kind = output_kind_of(r->o->target),
+					     .qcow2 = r->o->format == RUN_QCOW2,
+					     .force = r->o->force };
+	if (output_check(&r->copy.spec, &r->chain, r->errp) < 0)
+		return -1;
+	return r->o->map ? output_check(&map, &r->chain, r->errp) : 0;
 }
 
 static int
@@ -101,7 +126,7 @@ prepare(struct run *r)
 	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
-	return r->o->target ? target_check_place(r->o->target, r->o->force, r->errp) : 0;
+	return r->o->target ? check_target(r) : 0;
 }
 
 /* ---- signals and the display ---- */
@@ -121,7 +146,7 @@ on_end_signal(int signo, void *arg)
 	struct run *r = arg;
 
 	r->signo = signo;
-	pipeline_stop(&r->pipe);
+	copy_stop(&r->copy);
 	/* The next one need not wait for a slow disk. */
 	loop_signal(signo, NULL, NULL);
 }
@@ -132,7 +157,7 @@ on_status_signal(int signo, void *arg)
 	struct run *r = arg;
 
 	(void)signo;
-	if (r->copying)
+	if (r->moving)
 		progress_print_status(&r->progress);
 }
 
@@ -198,137 +223,109 @@ unlock(struct run *r)
 	return 0;
 }
 
-/* ---- target ---- */
+/* ---- copying ---- */
 
-static int
-make_qcow2(struct run *r)
+static void
+start_progress(struct run *r, const char *what)
 {
-	const char *path = target_open_path(r->target);
-	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *create = NULL;
-	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = NULL;
-	const struct driver *qcow2 = driver_find("qcow2");
-
-	create = options_create_qcow2(path, io_size(r->source));
-	o = options_open_qcow2(path);
-	if (!create || !o)
-		return error_set(r->errp, "Cannot allocate memory");
-	if (qcow2->create(create, r->errp) < 0 ||
-	    node_open(o, &open_policy_default, &r->target_node, r->errp) < 0)
-		return -1;
-	r->pipe.grain = QCOW2_CLUSTER;
-	return root_new(r->target_node, "root", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL, NULL,
-			NULL, &r->pipe.target, r->errp);
+	progress_start(&r->progress, r->o->progress, what, r->copy.size.work);
+	r->timer.fn = on_timer;
+	timer_set(&r->timer, clock_ns() + SHOW_NS);
+	r->moving = true;
 }
 
 static int
-make_raw(struct run *r)
+end_progress(struct run *r, int result)
 {
-	r->pipe.grain = RAW_GRAIN;
-	r->pipe.raw_fd = target_fd(r->target);
-	if (ftruncate(r->pipe.raw_fd, (off_t)io_size(r->source)) < 0) {
-		error_set_errno(r->errp, errno, "Could not make '%s' as large as the disk",
-				r->o->target);
+	r->moving = false;
+	timer_cancel(&r->timer);
+	if (result == 0)
+		progress_end(&r->progress);
+	else
+		progress_clear(&r->progress);
+	return result;
+}
+
+static int
+copy(struct run *r)
+{
+	start_progress(r, NULL);
+	return end_progress(r, copy_run(&r->copy, r->errp));
+}
+
+static int
+verify(struct run *r)
+{
+	if (r->copy.spec.kind == OUTPUT_STREAM)
+		return error_set(r->errp, "What went to standard output cannot be read back");
+	start_progress(r, "verify: ");
+	if (end_progress(r, copy_verify(&r->copy, r->errp)) < 0)
 		return -1;
+	sayf(r, "verified: read back %s, it is the same", r->copy.verified);
+	return 0;
+}
+
+/* ---- finishing ---- */
+
+static const char *
+layer_name(void *user, unsigned layer)
+{
+	const struct run *r = user;
+
+	return r->chain.layer[layer]->filename;
+}
+
+static int
+map_work(void *arg)
+{
+	struct run *r = arg;
+	FILE *f;
+	int fd;
+
+	if (target_new(r->o->map, r->o->force, &r->map, r->errp) < 0)
+		return -1;
+	fd = dup(target_fd(r->map));
+	f = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!f) {
+		error_set_errno(r->errp, errno, "Could not write '%s'", r->o->map);
+		cleanup_close(&fd);
+		return -1;
+	}
+	lost_print_map(&r->copy.lost, node_size(r->copy.source), layer_name, r, f);
+	if (ferror(f) | fclose(f)) {
+		error_set_errno(r->errp, errno, "Could not write '%s'", r->o->map);
+		return -1;
+	}
+	return target_sync(r->map, r->errp) < 0 ? -1 : target_publish(r->map, r->errp);
+}
+
+/* Data that is missing is said to be so before the target can be taken for whole. */
+static int
+leave_map(struct run *r)
+{
+	char bytes[PROGRESS_BYTES];
+
+	if (r->o->map && work_run(map_work, r) < 0)
+		return -1;
+	if (r->copy.lost.n) {
+		progress_format_bytes(lost_bytes(&r->copy.lost), bytes);
+		sayf(r, "%s in %zu places could not be read; zeroes stand there, see '%s'", bytes,
+		     r->copy.lost.n, r->o->map);
 	}
 	return 0;
 }
 
 static int
-make_target(struct run *r, uint64_t *ret_bytes)
-{
-	int err;
-
-	r->pipe.source = r->source;
-	r->pipe.progress = &r->progress;
-	err = pipeline_measure(&r->pipe, ret_bytes);
-	if (err < 0) {
-		error_set_errno(r->errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk",
-				r->o->source, r->pipe.error_at);
-		return -1;
-	}
-	if (target_new(r->o->target, r->o->force, &r->target, r->errp) < 0 ||
-	    target_check_space(r->target, *ret_bytes, r->errp) < 0)
-		return -1;
-	return (r->o->format == RUN_QCOW2 ? make_qcow2 : make_raw)(r);
-}
-
-/* ---- copying ---- */
-
-static int
-copy(struct run *r, uint64_t bytes)
-{
-	int err;
-
-	progress_start(&r->progress, r->o->progress, bytes);
-	r->timer.fn = on_timer;
-	timer_set(&r->timer, clock_ns() + SHOW_NS);
-	r->copying = true;
-	err = pipeline_run(&r->pipe);
-	r->copying = false;
-	timer_cancel(&r->timer);
-	if (err == 0)
-		progress_end(&r->progress);
-	else
-		progress_clear(&r->progress);
-	if (err < 0 && !r->signo)
-		error_set_errno(r->errp, err, "Could not %s '%s' at byte %" PRIu64 " of the disk",
-				r->pipe.error_in_target ? "write" : "read",
-				r->pipe.error_in_target ? r->o->target : r->o->source,
-				r->pipe.error_at);
-	return err < 0 ? -1 : 0;
-}
-
-/* What closing could not store; sources are read only and store nothing. */
-static int close_error;
-
-static void
-on_close_failed(const char *name, int err)
-{
-	(void)name;
-	close_error = err;
-}
-
-static int
-flush_qcow2(struct run *r)
-{
-	int err = io_flush(r->pipe.target);
-
-	root_free(r->pipe.target);
-	r->pipe.target = NULL;
-	node_unref(r->target_node);
-	r->target_node = NULL;
-	if (err == 0)
-		err = close_error;
-	if (err < 0)
-		error_set_errno(r->errp, err, "Could not write '%s'", r->o->target);
-	return err < 0 ? -1 : 0;
-}
-
-static int
-sync_work(void *arg)
-{
-	struct run *r = arg;
-
-	return target_sync(r->target, r->errp);
-}
-
-static int
-publish_work(void *arg)
-{
-	struct run *r = arg;
-
-	return target_publish(r->target, r->errp);
-}
-
-static int
 finish(struct run *r)
 {
-	if (r->pipe.target && flush_qcow2(r) < 0)
+	if (output_finish(r->copy.output, r->errp) < 0)
 		return -1;
-	if (work_run(sync_work, r) < 0)
+	if (r->o->verify && !r->signo && verify(r) < 0)
 		return -1;
 	/* The last moment for a signal to be in time. */
-	return r->signo ? -1 : work_run(publish_work, r);
+	if (r->signo || leave_map(r) < 0)
+		return -1;
+	return output_publish(r->copy.output, r->errp);
 }
 
 /* ---- all of it ---- */
@@ -336,16 +333,19 @@ finish(struct run *r)
 static int
 rescue(struct run *r)
 {
-	uint64_t bytes;
-
 	if (open_source(r) < 0 || unlock(r) < 0)
 		return -1;
 	if (!r->o->target)
 		return 0;
 	/* From here on there may be something to clean up. */
-	if (watch_signals(r) < 0 || make_target(r, &bytes) < 0)
+	r->copy.chain = &r->chain;
+	r->copy.source = r->source_node;
+	r->copy.progress = &r->progress;
+	r->copy.salvage = r->o->salvage;
+	if (watch_signals(r) < 0 || copy_measure(&r->copy, r->errp) < 0 ||
+	    copy_open(&r->copy, r->errp) < 0)
 		return -1;
-	return copy(r, bytes) < 0 || finish(r) < 0 ? -1 : 0;
+	return copy(r) < 0 || finish(r) < 0 ? -1 : 0;
 }
 
 static void
@@ -354,9 +354,8 @@ main_co(void *arg)
 	struct run *r = arg;
 
 	if (rescue(r) == 0)
-		r->status = RUN_OK;
-	root_free(r->pipe.target);
-	node_unref(r->target_node);
+		r->status = r->copy.lost.n ? RUN_INCOMPLETE : RUN_OK;
+	copy_done(&r->copy);
 	root_free(r->source);
 	node_unref(r->source_node);
 }
@@ -394,10 +393,11 @@ run_rescue(const struct run_options *o, struct error **errp)
 	r->o = o;
 	r->errp = errp;
 	r->status = RUN_FAILED;
+	copy_init(&r->copy);
 	/* A limit on file size is an error like others, and a question for the
 	 * status that comes too early or too late does no harm. */
-	node_close_failed = on_close_failed;
 	signal(SIGXFSZ, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
 	signal(SIGUSR1, SIG_IGN);
 	if (prepare(r) == 0) {
 		if (o->target || o->keys->count)
@@ -405,10 +405,10 @@ run_rescue(const struct run_options *o, struct error **errp)
 		else
 			r->status = RUN_OK;
 	}
-	target_free(r->target);
+	target_free(r->map);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);
-	status = r->signo && r->status != RUN_OK ? RUN_INTERRUPTED + r->signo : r->status;
+	status = r->signo && r->status == RUN_FAILED ? RUN_INTERRUPTED + r->signo : r->status;
 	free(r);
 	return status;
 }

@@ -20,7 +20,8 @@ enum run_status {
 	RUN_USAGE = 2,		/* not returned by run_rescue() */
 	RUN_WRONG_KEY = 3,
 	RUN_NOT_JUDGED = 4,
-	RUN_INTERRUPTED = 128,	/* plus the signal; nothing was left behind */
+	RUN_INCOMPLETE = 5,	/* the target is there, with zeroes where data was lost */
+	RUN_INTERRUPTED = 128,	/* plus the signal; no file was left behind */
 };
 
 enum run_format { RUN_RAW, RUN_QCOW2 };
@@ -30,6 +31,9 @@ struct run_options {
 	const char *target;		/* NULL: list the chain on stdout, try the keys */
 	enum run_format format;
 	bool force;
+	bool verify;			/* read the target back and compare */
+	bool salvage;			/* go on at damaged places */
+	const char *map;		/* ddrescue's mapfile of what was lost; NULL: none */
 	FILE *progress;			/* NULL: none */
 	struct keyring *keys;
 	void (*say)(const char *line);	/* NULL: nothing */

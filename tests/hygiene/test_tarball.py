@@ -48,8 +48,8 @@ def test_the_tarball_builds_without_python_and_without_what_is_optional(tree, tm
         assert p.returncode == 0, p.stdout + p.stderr
 
     do(os.path.join(tree, 'configure'), '-q', '--without-liburing', '--without-zstd',
-       '--without-systemd', 'CFLAGS=-O0', '--enable-werror')
+       '--without-systemd', '--without-libnbd', 'CFLAGS=-O0', '--enable-werror')
     do('make', '-s', '-j2', 'all')
     assert 'version' in house.output(str(build / 'quoind'), '-V')
     libraries = house.output('readelf', '-d', str(build / 'quoind'))
-    assert not [n for n in ('liburing', 'libzstd', 'libsystemd') if n in libraries]
+    assert not [n for n in ('liburing', 'libzstd', 'libsystemd', 'libnbd') if n in libraries]

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/copy.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "block/node.h"
+#include "rescue/image.h"
+
+enum { SMALLEST_STEP = 4096 };
+
+void
+copy_init(struct copy *c)
+{
+	lost_init(&c->lost);
+}
+
+void
+copy_done(struct copy *c)
+{
+	output_free(c->output);
+	lost_done(&c->lost);
+}
+
+/* The clusters of the layers that the copy is made of. */
+static void
+set_clusters(const struct copy *c, struct pipeline *p)
+{
+	p->step = UINT64_MAX;
+	for (unsigned i = c->layer; i < c->chain->count; i++) {
+		uint64_t cluster = c->chain->layer[i]->cluster_size;
+
+		if (!cluster)
+			cluster = SMALLEST_STEP;
+		p->step = min_u64(p->step, cluster);
+		p->cluster = max_u64(p->cluster, cluster);
+		if (c->base)
+			break;
+	}
+}
+
+static void
+set_up(struct copy *c, struct pipeline *p)
+{
+	*p = (struct pipeline){
+		.source = c->source,
+		.base = c->base,
+		.layer = c->layer,
+		.sink = c->output ? output_sink(c->output) : NULL,
+		.progress = c->progress,
+		.digest = c->want_digest ? &c->hash : NULL,
+		.lost = c->salvage ? &c->lost : NULL,
+	};
+	set_clusters(c, p);
+	digest_init(&c->hash);
+}
+
+static const char *
+source_name(const struct copy *c)
+{
+	return c->chain->layer[c->layer]->filename;
+}
+
+static int
+explain(const struct copy *c, const struct pipeline *p, int err, struct error **errp)
+{
+	switch (p->error_side) {
+	case PIPELINE_TARGET:
+		error_set_errno(errp, err, "Could not %s '%s' at byte %" PRIu64 " of the disk",
+				p->compare ? "read back" : "write", c->spec.name, p->error_at);
+		break;
+	case PIPELINE_DIFFERENT:
+		return error_set(errp, "'%s' differs from '%s' at byte %" PRIu64 " of the disk",
+				 c->spec.name, source_name(c), p->error_at);
+	default:
+		error_set_errno(errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk",
+				source_name(c), p->error_at);
+		if (err != -ENOMEM)
+			error_append(errp, " (%s: %s)",
+				     c->chain->layer[p->error_cause.layer]->filename,
+				     lost_why_text(p->error_cause.why));
+	}
+	return -1;
+}
+
+int
+copy_measure(struct copy *c, struct error **errp)
+{
+	struct pipeline p;
+	int err;
+
+	set_up(c, &p);
+	err = pipeline_measure(&p, &c->size);
+	return err < 0 ? explain(c, &p, err, errp) : 0;
+}
+
+int
+copy_open(struct copy *c, struct error **errp)
+{
+	return output_open(&c->spec, node_size(c->source), c->size.data, &c->output, errp);
+}
+
+static int
+run(struct copy *c, struct pipeline *p, struct error **errp)
+{
+	int err;
+
+	c->running = p;
+	err = pipeline_run(p);
+	c->running = NULL;
+	if (err == -ECANCELED)
+		return -1;
+	return err < 0 ? explain(c, p, err, errp) : 0;
+}
+
+int
+copy_run(struct copy *c, struct error **errp)
+{
+	struct pipeline p;
+
+	set_up(c, &p);
+	if (run(c, &p, errp) < 0)
+		return -1;
+	if (c->want_digest)
+		digest_hex(&c->hash, c->digest);
+	return 0;
+}
+
+int
+copy_verify(struct copy *c, struct error **errp)
+{
+	struct pipeline p;
+
+	if (output_reopen(c->output, &c->verified, errp) < 0)
+		return -1;
+	set_up(c, &p);
+	p.compare = true;
+	p.digest = NULL;
+	return run(c, &p, errp);
+}
+
+void
+copy_stop(struct copy *c)
+{
+	if (c->running)
+		pipeline_stop(c->running);
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "aio/work.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/driver.h"
+#include "block/node.h"
+#include "block/open.h"
+#include "rescue/device.h"
+#include "rescue/image.h"
+#include "rescue/options.h"
+#include "rescue/sink.h"
+#include "rescue/target.h"
+#include "schema/types.h"
+
+enum {
+	FILE_GRAIN = 4096,
+	DEVICE_GRAIN = 65536,
+	QCOW2_CLUSTER = 65536,
+};
+
+struct output {
+	struct output_spec spec;
+	uint64_t size;
+	struct target *file;	/* a file only */
+	int device;		/* the claim on a device; -1: none */
+	struct sink *sink;
+};
+
+enum output_kind
+output_kind_of(const char *name)
+{
+	if (!strcmp(name, "-"))
+		return OUTPUT_STREAM;
+	if (sink_nbd_is_uri(name))
+		return OUTPUT_NBD;
+	return device_is(name) ? OUTPUT_DEVICE : OUTPUT_FILE;
+}
+
+/* ---- checking ---- */
+
+static int
+check_stream(const struct image_chain *chain, struct error **errp)
+{
+	struct stat st;
+
+	if (fstat(STDOUT_FILENO, &st) < 0) {
+		error_set_errno(errp, errno, "Could not use standard output");
+		return -1;
+	}
+	if (isatty(STDOUT_FILENO))
+		return error_set(errp, "Standard output is a terminal; a disk is not written to it");
+	for (unsigned i = 0; i < chain->count; i++)
+		if (chain->layer[i]->dev == st.st_dev && chain->layer[i]->ino == st.st_ino)
+			return error_set(errp, "Standard output is the same file as '%s', which is "
+					 "to be read", chain->layer[i]->filename);
+	return 0;
+}
+
+static int
+check_file(const struct output_spec *spec, const struct image_chain *chain, struct error **errp)
+{
+	for (unsigned i = 0; i < chain->count; i++) {
+		const struct image *im = chain->layer[i];
+
+		if (target_is_same_file(spec->name, im->dev, im->ino))
+			return error_set(errp, "'%s' is the same file as '%s', which is to be "
+					 "read; it is never overwritten", spec->name, im->filename);
+	}
+	return target_check_place(spec->name, spec->force, errp);
+}
+
+int
+output_check(const struct output_spec *spec, const struct image_chain *chain,
+	     struct error **errp)
+{
+	if (spec->qcow2 && (spec->kind == OUTPUT_STREAM || spec->kind == OUTPUT_NBD))
+		return error_set(errp, "Standard output and NBD exports take the format raw only");
+	if ((spec->kind == OUTPUT_DEVICE || spec->kind == OUTPUT_NBD) && !spec->force)
+		return error_set(errp, "'%s' exists, and all that is on it will be lost; --force "
+				 "overwrites it", spec->name);
+	switch (spec->kind) {
+	case OUTPUT_STREAM:
+		return check_stream(chain, errp);
+	case OUTPUT_DEVICE:
+		return device_check_source(spec->name, chain, errp);
+	case OUTPUT_FILE:
+		return check_file(spec, chain, errp);
+	default:
+		return 0;
+	}
+}
+
+/* ---- opening ---- */
+
+/* Where the block layer finds it. */
+static const char *
+path_of(const struct output *o)
+{
+	return o->file ? target_open_path(o->file) : o->spec.name;
+}
+
+static struct options_place
+place_of(const struct output *o)
+{
+	return (struct options_place){ .path = path_of(o),
+				       .device = o->spec.kind == OUTPUT_DEVICE };
+}
+
+static int
+format_qcow2(struct output *o, struct error **errp)
+{
+	struct options_place place = place_of(o);
+	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *create = NULL;
+
+	create = options_create_qcow2(&place, o->size);
+	if (!create)
+		return error_set(errp, "Cannot allocate memory");
+	return driver_find("qcow2")->create(create, errp);
+}
+
+static int
+open_sink(struct output *o, const struct options_place *place,
+	  const struct sink_node_options *how, struct error **errp)
+{
+	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *options = NULL;
+	CLEANUP(node_unrefp) struct node *n = NULL;
+
+	options = options_for_target(place, o->spec.qcow2);
+	if (!options)
+		return error_set(errp, "Cannot allocate memory");
+	if (node_open(options, &open_policy_default, &n, errp) < 0)
+		return -1;
+	return sink_node_new(n, how, &o->sink, errp);
+}
+
+static int
+open_node(struct output *o, struct error **errp)
+{
+	struct options_place place = place_of(o);
+	struct sink_node_options how = { .starts_zeroed = true, .grain = FILE_GRAIN };
+
+	if (o->spec.qcow2)
+		how.grain = QCOW2_CLUSTER;
+	else if (place.device)
+		how = (struct sink_node_options){ .grain = DEVICE_GRAIN };
+	return open_sink(o, &place, &how, errp);
+}
+
+static int
+open_file(struct output *o, uint64_t data, struct error **errp)
+{
+	if (target_new(o->spec.name, o->spec.force, &o->file, errp) < 0 ||
+	    target_check_space(o->file, data, errp) < 0)
+		return -1;
+	if (!o->spec.qcow2 && ftruncate(target_fd(o->file), (off_t)o->size) < 0) {
+		error_set_errno(errp, errno, "Could not make '%s' as large as the disk",
+				o->spec.name);
+		return -1;
+	}
+	return 0;
+}
+
+int
+output_open(const struct output_spec *spec, uint64_t size, uint64_t data, struct output **ret,
+	    struct error **errp)
+{
+	struct output *o = calloc(1, sizeof(*o));
+	int r = 0;
+
+	if (!o)
+		return error_set(errp, "Cannot allocate memory");
+	o->spec = *spec;
+	o->size = size;
+	o->device = -1;
+	switch (spec->kind) {
+	case OUTPUT_STREAM:
+		r = sink_stream_new(STDOUT_FILENO, &o->sink, errp);
+		break;
+	case OUTPUT_NBD:
+		r = sink_nbd_new(spec->name, size, &o->sink, errp);
+		break;
+	case OUTPUT_DEVICE:
+		r = device_claim(spec->name, size, &o->device, errp);
+		break;
+	case OUTPUT_FILE:
+		r = open_file(o, data, errp);
+		break;
+	}
+	if (r == 0 && spec->qcow2)
+		r = format_qcow2(o, errp);
+	if (r == 0 && !o->sink)
+		r = open_node(o, errp);
+	if (r < 0) {
+		output_free(o);
+		return -1;
+	}
+	*ret = o;
+	return 0;
+}
+
+struct sink *
+output_sink(struct output *o)
+{
+	return o->sink;
+}
+
+/* ---- finishing ---- */
+
+struct step {
+	struct output *o;
+	struct error **errp;
+};
+
+static int
+sync_work(void *arg)
+{
+	struct step *s = arg;
+
+	return target_sync(s->o->file, s->errp);
+}
+
+static int
+publish_work(void *arg)
+{
+	struct step *s = arg;
+
+	return target_publish(s->o->file, s->errp);
+}
+
+static int
+close_sink(struct output *o)
+{
+	int r = sink_free(o->sink);
+
+	o->sink = NULL;
+	return r;
+}
+
+int
+output_finish(struct output *o, struct error **errp)
+{
+	struct step step = { o, errp };
+	int r = o->sink->ops->flush(o->sink), closing = close_sink(o);
+
+	if (r == 0)
+		r = closing;
+	if (r < 0) {
+		error_set_errno(errp, r, "Could not write '%s'", o->spec.name);
+		return -1;
+	}
+	return o->file ? work_run(sync_work, &step) : 0;
+}
+
+static int
+drop_work(void *arg)
+{
+	struct output *o = arg;
+
+	return posix_fadvise(target_fd(o->file), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+int
+output_reopen(struct output *o, const char **ret_how, struct error **errp)
+{
+	struct sink_node_options how = { .read_only = true, .grain = FILE_GRAIN };
+	struct options_place place = place_of(o);
+
+	if (o->spec.kind == OUTPUT_NBD) {
+		*ret_how = "from the server, which may have it in a cache";
+		return sink_nbd_new(o->spec.name, o->size, &o->sink, errp);
+	}
+	place.read_only = place.direct = true;
+	*ret_how = "past the cache";
+	if (open_sink(o, &place, &how, NULL) == 0)
+		return 0;
+	if (o->file)
+		(void)work_run(drop_work, o);
+	*ret_how = "after the cache was asked to forget it";
+	place.direct = false;
+	return open_sink(o, &place, &how, errp);
+}
+
+int
+output_publish(struct output *o, struct error **errp)
+{
+	struct step step = { o, errp };
+
+	close_sink(o);
+	return o->file ? work_run(publish_work, &step) : 0;
+}
+
+void
+output_free(struct output *o)
+{
+	if (!o)
+		return;
+	close_sink(o);
+	target_free(o->file);
+	cleanup_close(&o->device);
+	free(o);
+}

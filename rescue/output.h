@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/output.h - the target of one copy: made, filled, finished, named.
+ *
+ *	check	could it be made?  nothing is touched
+ *	open	a file has no name yet; devices and exports are claimed
+ *	sink	what a pipeline writes to
+ *	finish	all of it is on stable storage
+ *	reopen	read it back, past the cache
+ *	publish	a file gets its name
+ *
+ * Units      bytes.
+ * Context    coroutine on loop 0.
+ * Errors     0 or -1 with *errp.
+ */
+#ifndef RESCUE_OUTPUT_H
+#define RESCUE_OUTPUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct error;
+struct image_chain;
+struct output;
+struct sink;
+
+enum output_kind { OUTPUT_FILE, OUTPUT_DEVICE, OUTPUT_NBD, OUTPUT_STREAM };
+
+struct output_spec {
+	const char *name;		/* as the user gave it */
+	enum output_kind kind;
+	bool qcow2, force;
+};
+
+/* "-" is standard output; what is a block device now is one; NBD has URIs. */
+enum output_kind output_kind_of(const char *name);
+
+/* Before anything is opened; chain is what will be read and must not be hit. */
+int output_check(const struct output_spec *spec, const struct image_chain *chain,
+		 struct error **errp);
+
+/* For a disk of this size, of which data bytes will be written. */
+int output_open(const struct output_spec *spec, uint64_t size, uint64_t data,
+		struct output **ret, struct error **errp);
+
+struct sink *output_sink(struct output *o);	/* borrowed, until finish */
+
+int output_finish(struct output *o, struct error **errp);
+
+/* After finish: a sink that can be read from is there again.  *ret_how tells people
+ * whether the cache was bypassed. */
+int output_reopen(struct output *o, const char **ret_how, struct error **errp);
+
+int output_publish(struct output *o, struct error **errp);
+
+/* A file that was not published is gone. */
+void output_free(struct output *o);	/* takes NULL */
+
+#endif

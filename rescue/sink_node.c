@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A sink that is a node of the block layer: a file, a device, a qcow2 image. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/io.h"
+#include "block/node.h"
+#include "block/root.h"
+#include "rescue/sink.h"
+
+struct sink_node {
+	struct sink sink;
+	struct node *node;
+	struct root *root;
+	bool compress;
+};
+
+/* What the last close of a node could not store; loop 0. */
+static int close_error;
+
+static void
+on_close_failed(const char *name, int err)
+{
+	(void)name;
+	close_error = err;
+}
+
+static struct sink_node *
+of(struct sink *s)
+{
+	return CONTAINER_OF(s, struct sink_node, sink);
+}
+
+static int
+node_sink_write(struct sink *s, uint64_t off, const struct iov *src)
+{
+	return io_write(of(s)->root, off, src, of(s)->compress ? IO_COMPRESSED : 0);
+}
+
+static int
+node_sink_zero(struct sink *s, uint64_t off, uint64_t len)
+{
+	return io_zero(of(s)->root, off, len, IO_MAY_UNMAP);
+}
+
+static int
+node_sink_read(struct sink *s, uint64_t off, const struct iov *dst)
+{
+	return io_read(of(s)->root, off, dst);
+}
+
+static int
+node_sink_status(struct sink *s, uint64_t off, uint64_t len, struct extent *ret)
+{
+	return node_status(of(s)->node, off, len, true, ret);
+}
+
+static int
+node_sink_flush(struct sink *s)
+{
+	return io_flush(of(s)->root);
+}
+
+static int
+node_sink_free(struct sink *s)
+{
+	close_error = 0;
+	root_free(of(s)->root);
+	node_unref(of(s)->node);
+	free(of(s));
+	return close_error;
+}
+
+static const struct sink_ops node_ops = {
+	.write = node_sink_write,
+	.zero = node_sink_zero,
+	.read = node_sink_read,
+	.status = node_sink_status,
+	.flush = node_sink_flush,
+	.free = node_sink_free,
+};
+
+int
+sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **ret,
+	      struct error **errp)
+{
+	struct sink_node *s = calloc(1, sizeof(*s));
+	perm_set perm = PERM_CONSISTENT_READ | (o->read_only ? 0 : PERM_WRITE);
+
+	if (!s)
+		return error_set(errp, "Cannot allocate memory");
+	if (root_new(n, "root", perm, PERM_ALL, NULL, NULL, &s->root, errp) < 0) {
+		free(s);
+		return -1;
+	}
+	node_close_failed = on_close_failed;
+	s->node = node_ref(n);
+	s->compress = o->compress;
+	s->sink = (struct sink){ .ops = &node_ops, .grain = o->grain,
+				 .starts_zeroed = o->starts_zeroed };
+	*ret = &s->sink;
+	return 0;
+}
+
+int
+sink_free(struct sink *s)
+{
+	return s ? s->ops->free(s) : 0;
+}
