@@ -212,10 +212,10 @@ class Bench:
     def convert(self, source, target):
         run(self.tools["qemu-img"], "convert", "-f", "raw", "-O", "qcow2", source, target)
 
-    def create(self, path, *options):
+    def create(self, path, *options, size=None):
         path.unlink(missing_ok=True)
         run(self.tools["qemu-img"], "create", "-q", "-f", "qcow2", *options, path,
-            str(self.args.size))
+            str(size or self.args.size))
 
     # ---- the measurements: each takes a server, gives {figure: value} ----
 
@@ -229,6 +229,25 @@ class Bench:
                 call(base + ["--seconds", "0.3", self.work / "nbd"])  # fill its caches
                 out = call(base + ["--seconds", self.args.seconds, self.work / "nbd"])
                 return json.loads(out)
+        return measure
+
+    def allocate(self, count, *options, size=None, backing=False, create=()):
+        """Writes into an image that has nothing of its own yet: so many, each row the
+        same work for all.  size: of the disk, much more than is written, so that
+        nearly every random write finds a cluster that is not there."""
+        def measure(server):
+            if "qcow2" not in server.formats:
+                return {}
+            image = self.work / "fresh.qcow2"
+            base = ("-b", str(self.disk["raw"]), "-F", "raw") if backing else ()
+            self.touch_memory()
+            self.create(image, *create, *base, size=size)
+            with server.running(self.work, image):
+                out = call([self.tools["nbdload"], "--json", "--export", "e", "--write", "100",
+                            "--server-pid", server.process.pid, "--count", count, *options,
+                            self.work / "nbd"])
+            image.unlink()
+            return json.loads(out)
         return measure
 
     def touch_memory(self):
@@ -342,7 +361,9 @@ class Bench:
         d1, d32 = ("--depth", "1"), ("--depth", "32")
         many1, many = ("--clients", "4", "--depth", "1"), ("--clients", "4", "--depth", "32")
         write, seq = ("--write", "100"), ("--block", "1M", "--sequential", "--depth", "4")
-        load = self.load
+        load, allocate = self.load, self.allocate
+        some, large = self.args.size // 65536, 64 * GIB
+        seq64, extended = ("--block", "64K", "--sequential"), ("-o", "extended_l2=on")
         return [
             ("4K random read, depth 1", load("qcow2", *d1), [rate, cpu]),
             ("4K random read, depth 32", load("qcow2", *d32), [rate, cpu]),
@@ -355,6 +376,13 @@ class Bench:
             ("4K random write, 4 clients, depth 1", load("qcow2", *many1, *write), [rate, cpu]),
             ("4K random write, 4 clients, depth 32", load("qcow2", *many, *write), [rate, cpu]),
             ("1M sequential read, depth 4", load("qcow2", *seq), [mib, cpu]),
+            ("empty: 4K random write, depth 32", allocate(some, *d32, size=large), [rate, cpu]),
+            ("empty: 64K sequential write, depth 8",
+             allocate(some, *seq64, "--depth", "8"), [mib, cpu]),
+            ("overlay: 4K random write, depth 32",
+             allocate(some // 4, *d32, backing=True), [rate, cpu]),
+            ("overlay, subclusters: 4K random write, depth 32",
+             allocate(some // 4, *d32, backing=True, create=extended), [rate, cpu]),
             ("raw: 4K random read, depth 32", load("raw", *d32), [rate, cpu]),
             ("raw: 4K random read, 4 clients, depth 32", load("raw", *many), [rate, cpu]),
             ("raw: 4K random write, depth 32", load("raw", *d32, *write), [rate, cpu]),
