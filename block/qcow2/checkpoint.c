@@ -15,7 +15,10 @@
 #include "block/qcow2/refs.h"
 
 enum {
-	DIRTY_MAX = 256,		/* slices of a cache, before writers wait */
+	/* Slices of a cache: as many as it holds anyway, within reason, for a checkpoint
+	 * copies them all at once. */
+	DIRTY_MIN = 256,
+	DIRTY_MAX = 4096,
 	FREED_RUNS_MAX = 1024,		/* runs set aside, before a checkpoint frees them */
 	FREED_BYTES_MAX = 256 << 20,
 };
@@ -224,37 +227,49 @@ qcow2_checkpoint(struct qcow2 *q)
 	return r < 0 ? r : checkpoint(q, &s);
 }
 
-static bool
-is_too_much(struct qcow2 *q)
+static uint64_t
+dirty_limit(const struct qcow2_cache *c)
 {
-	bool much;
-
-	qcow2_lock(q);
-	much = q->l2_cache.n_dirty >= DIRTY_MAX || q->ref_cache.n_dirty >= DIRTY_MAX ||
-	       q->freed.n >= FREED_RUNS_MAX ||
-	       q->freed.clusters << q->cluster_bits >= FREED_BYTES_MAX;
-	qcow2_unlock(q);
-	return much;
+	return max_u64(DIRTY_MIN, min_u64(c->max, DIRTY_MAX));
 }
 
-/* Wait for a checkpoint if there is too much to write, or to free. */
+/* How much there is to write, or to free: as a multiple of what should be. */
+static uint64_t
+pressure(struct qcow2 *q)
+{
+	uint64_t l2, refs, runs, bytes;
+
+	qcow2_lock(q);
+	l2 = q->l2_cache.n_dirty / dirty_limit(&q->l2_cache);
+	refs = q->ref_cache.n_dirty / dirty_limit(&q->ref_cache);
+	runs = q->freed.n / FREED_RUNS_MAX;
+	bytes = (q->freed.clusters << q->cluster_bits) / FREED_BYTES_MAX;
+	qcow2_unlock(q);
+	return max_u64(max_u64(l2, refs), max_u64(runs, bytes));
+}
+
+/* If there is too much to write, or to free, the first that finds so does it; the
+ * others go on until it is twice as much, and only then wait. */
 static int
 throttle(struct qcow2 *q)
 {
-	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->checkpoint;
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = NULL;
 	CLEANUP(snapshot_done) struct snapshot s = { 0 };
+	uint64_t much = pressure(q);
 	int r;
 
-	if (!is_too_much(q)) {
-		held = NULL;
+	if (!much)
 		return 0;
-	}
-	co_mutex_lock(held);
+	if (much > 1)
+		co_mutex_lock(&q->checkpoint);
+	else if (!co_mutex_trylock(&q->checkpoint))
+		return 0;
+	held = &q->checkpoint;
 	r = atomic_load(&q->failed);
 	if (r < 0)
 		return r;
 	/* Somebody else may have done it while we waited. */
-	return is_too_much(q) ? checkpoint(q, &s) : 0;
+	return pressure(q) ? checkpoint(q, &s) : 0;
 }
 
 int
