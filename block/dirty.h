@@ -85,22 +85,27 @@ bool dirty_next_run(struct dirty_bitmap *b, uint64_t off, uint64_t end, uint64_t
  * bitmaps.  -ENOMEM or 0. */
 int dirty_query(struct node *n, struct BlockDirtyInfoList **ret_list);
 
-/* ---- what commands do; each is done at one instant ---- */
+/* ---- what commands do; each takes effect at one instant ---- */
 
 struct dirty_options {
 	const char *name;
 	uint64_t granularity;	/* 0: as the node's clusters suggest */
+	bool persistent;	/* stored in the node's image */
 	bool disabled;
 };
 
-/* Coroutine: the driver is asked for its clusters. */
+/* Coroutine, and the caller holds the node: the image may have to be written. */
 int dirty_add(struct node *n, const struct dirty_options *o, struct error **errp);
 int dirty_remove(struct dirty_bitmap *b, struct error **errp);
 int dirty_clear(struct dirty_bitmap *b, struct error **errp);
 int dirty_enable(struct dirty_bitmap *b, bool enable, struct error **errp);
-/* Mark in b what n others mark, which may be of other nodes. */
+/* Mark in b what n others mark, which may be of other nodes.  It waits for nothing,
+ * so dirty_touch() has to come before, and finding the others behind that. */
 int dirty_merge(struct dirty_bitmap *b, struct dirty_bitmap *const *from, size_t n,
 		struct error **errp);
+/* Have the image say that what it knows of b is out of date.  Fails for what of
+ * obstacles (enum dirty_obstacle) there is. */
+int dirty_touch(struct dirty_bitmap *b, unsigned obstacles, struct error **errp);
 
 /* ---- for jobs and exports ---- */
 
@@ -116,6 +121,26 @@ void dirty_melt(struct dirty_bitmap *b, bool keep, const struct bitmap *left);
 
 /* Set in bits what b marks. */
 void dirty_copy(struct dirty_bitmap *b, struct bitmap *bits);
+
+/* ---- for drivers that store them ---- */
+
+/* A bitmap that the image of n has, marking nothing yet.  NULL: no memory. */
+struct dirty_bitmap *dirty_new_stored(struct node *n, const char *name, uint64_t granularity,
+				      bool enabled);
+/* One whose content is lost; why is a literal. */
+struct dirty_bitmap *dirty_new_lost(struct node *n, const char *name, uint64_t granularity,
+				    const char *why);
+/* Bytes of a bitmap (base/bitmap.h) from `first` on; zeroes behind its end. */
+void dirty_load(struct dirty_bitmap *b, uint64_t first, const void *bytes, size_t len);
+void dirty_save(struct dirty_bitmap *b, uint64_t first, void *bytes, size_t len);
+/* Is the image's copy as good?  It is from dirty_set_stored() to the next change. */
+bool dirty_is_stored(const struct dirty_bitmap *b);
+void dirty_set_stored(struct dirty_bitmap *b);
+void dirty_set_read_only(struct dirty_bitmap *b, bool read_only);
+
+/* Called, where set, when bitmap `name` could not be stored as its node was closed; err
+ * is a negative errno. */
+extern void (*dirty_store_failed)(const char *node, const char *name, int err);
 
 /* ---- for the request path; any thread ---- */
 

@@ -49,6 +49,20 @@ struct limits {
 	uint64_t max_discard;
 };
 
+/* Dirty bitmaps that an image stores.  Coroutine on loop 0. */
+struct bitmap_ops {
+	/* Could it store one of that kind? */
+	int (*check)(struct node *n, const char *name, uint64_t granularity,
+		     struct error **errp);
+	/* See to it that b, which is new, can be stored when the node is closed. */
+	int (*add)(struct node *n, struct dirty_bitmap *b, struct error **errp);
+	/* Take b out of the image. */
+	int (*remove)(struct node *n, struct dirty_bitmap *b, struct error **errp);
+	/* Make the image say that what it knows of its bitmaps is out of date.  0 or
+	 * -errno. */
+	int (*touch)(struct node *n);
+};
+
 enum driver_cap {
 	DRIVER_FILTER	     = 1 << 0,	/* shows its filtered child's content */
 	DRIVER_PROTOCOL	     = 1 << 1,	/* a leaf: has storage of its own */
@@ -120,6 +134,7 @@ struct driver {
 		     struct check_result *ret);
 	/* Bytes occupied on the host. Optional; -errno or 0. */
 	int (*allocated_size)(struct node *n, uint64_t *ret_bytes);
+	const struct bitmap_ops *bitmaps;	/* NULL: it stores none */
 };
 
 /* What edges and roots have in common: a claim on a node.  Newest first in the

@@ -1,13 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* daemon/cmd_bitmap.c - commands on dirty bitmaps. */
+#include "daemon/cmd_bitmap.h"
+
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "block/dirty.h"
 #include "block/node.h"
 #include "schema/commands.h"
+#include "schema/events.h"
 #include "schema/types.h"
+
+/* The exit status is the node's affair: it is told that its close failed. */
+static void
+store_failed(const char *node, const char *name, int err)
+{
+	log_line(LOG_LEVEL_ERROR, "bitmap '%s' of node '%s' could not be stored and is "
+				  "inconsistent from now on: %s", name, node, strerror(-err));
+	qmp_event_send_x_quoin_bitmap_lost(node, name, strerror(-err));
+}
+
+void
+cmd_bitmap_init(void)
+{
+	dirty_store_failed = store_failed;
+}
 
 int
 qmp_block_dirty_bitmap_add(const struct BlockDirtyBitmapAdd *args, struct error **errp)
@@ -17,6 +37,7 @@ qmp_block_dirty_bitmap_add(const struct BlockDirtyBitmapAdd *args, struct error 
 	struct dirty_options o = {
 		.name = args->name,
 		.granularity = args->has_granularity ? args->granularity : 0,
+		.persistent = args->has_persistent && args->persistent,
 		.disabled = args->has_disabled && args->disabled,
 	};
 
@@ -25,17 +46,26 @@ qmp_block_dirty_bitmap_add(const struct BlockDirtyBitmapAdd *args, struct error 
 				 args->node);
 	if (args->has_granularity && !args->granularity)
 		o.granularity = 1;	/* 0 is no default here, but as wrong as 1 is */
-	if (args->has_persistent && args->persistent)
-		return error_set(errp, "Can't store persistent bitmaps to %s: Operation not "
-				 "supported", args->node);
 	hold = node_ref(n);
 	return dirty_add(n, &o, errp);
+}
+
+/* The bitmap, and in *ret_hold its node, which stays while the disk is waited for. */
+static struct dirty_bitmap *
+find(const char *node, const char *name, struct node **ret_hold, struct error **errp)
+{
+	struct dirty_bitmap *b = dirty_lookup(node, name, errp);
+
+	if (b)
+		*ret_hold = node_ref(dirty_node(b));
+	return b;
 }
 
 int
 qmp_block_dirty_bitmap_remove(const struct BlockDirtyBitmap *args, struct error **errp)
 {
-	struct dirty_bitmap *b = dirty_lookup(args->node, args->name, errp);
+	CLEANUP(node_unrefp) struct node *hold = NULL;
+	struct dirty_bitmap *b = find(args->node, args->name, &hold, errp);
 
 	return b ? dirty_remove(b, errp) : -1;
 }
@@ -43,7 +73,8 @@ qmp_block_dirty_bitmap_remove(const struct BlockDirtyBitmap *args, struct error 
 int
 qmp_block_dirty_bitmap_clear(const struct BlockDirtyBitmap *args, struct error **errp)
 {
-	struct dirty_bitmap *b = dirty_lookup(args->node, args->name, errp);
+	CLEANUP(node_unrefp) struct node *hold = NULL;
+	struct dirty_bitmap *b = find(args->node, args->name, &hold, errp);
 
 	return b ? dirty_clear(b, errp) : -1;
 }
@@ -51,7 +82,8 @@ qmp_block_dirty_bitmap_clear(const struct BlockDirtyBitmap *args, struct error *
 int
 qmp_block_dirty_bitmap_enable(const struct BlockDirtyBitmap *args, struct error **errp)
 {
-	struct dirty_bitmap *b = dirty_lookup(args->node, args->name, errp);
+	CLEANUP(node_unrefp) struct node *hold = NULL;
+	struct dirty_bitmap *b = find(args->node, args->name, &hold, errp);
 
 	return b ? dirty_enable(b, true, errp) : -1;
 }
@@ -59,7 +91,8 @@ qmp_block_dirty_bitmap_enable(const struct BlockDirtyBitmap *args, struct error 
 int
 qmp_block_dirty_bitmap_disable(const struct BlockDirtyBitmap *args, struct error **errp)
 {
-	struct dirty_bitmap *b = dirty_lookup(args->node, args->name, errp);
+	CLEANUP(node_unrefp) struct node *hold = NULL;
+	struct dirty_bitmap *b = find(args->node, args->name, &hold, errp);
 
 	return b ? dirty_enable(b, false, errp) : -1;
 }
@@ -84,7 +117,8 @@ find_sources(const struct BlockDirtyBitmapMerge *args, struct dirty_bitmap **fro
 int
 qmp_block_dirty_bitmap_merge(const struct BlockDirtyBitmapMerge *args, struct error **errp)
 {
-	struct dirty_bitmap *b = dirty_lookup(args->node, args->target, errp);
+	CLEANUP(node_unrefp) struct node *hold = NULL;
+	struct dirty_bitmap *b = find(args->node, args->target, &hold, errp);
 	CLEANUP(cleanup_free) struct dirty_bitmap **from = NULL;
 
 	if (!b)
@@ -92,7 +126,9 @@ qmp_block_dirty_bitmap_merge(const struct BlockDirtyBitmapMerge *args, struct er
 	from = calloc(args->bitmaps->count + 1, sizeof(struct dirty_bitmap *));
 	if (!from)
 		return error_set(errp, "Cannot allocate memory");
-	if (find_sources(args, from, errp) < 0)
+	/* Again behind the wait: some may be gone. */
+	if (find_sources(args, from, errp) < 0 ||
+	    dirty_touch(b, DIRTY_TO_CHANGE, errp) < 0 || find_sources(args, from, errp) < 0)
 		return -1;
 	return dirty_merge(b, from, args->bitmaps->count, errp);
 }

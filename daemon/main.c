@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "daemon/background.h"
+#include "daemon/cmd_bitmap.h"
 #include "daemon/cmd_block.h"
 #include "daemon/cmd_export.h"
 #include "daemon/cmd_job.h"
@@ -202,6 +203,7 @@ main(int argc, char **argv)
 		options_done(&opts);
 		return EXIT_FAILURE;
 	}
+	cmd_bitmap_init();
 	cmd_job_init();
 	cmd_export_init();
 	qmp_server_start(&server);

@@ -277,8 +277,8 @@ qcow2_before_write(struct qcow2 *q)
 {
 	int r = atomic_load_explicit(&q->failed, memory_order_relaxed);
 
-	if (!r && atomic_load_explicit(&q->autoclear_due, memory_order_acquire))
-		r = qcow2_bitmaps_invalidate(q);
+	if (!r && atomic_load_explicit(&q->mark_due, memory_order_acquire))
+		r = qcow2_bitmaps_before_write(q);
 	return r < 0 ? r : throttle(q);
 }
 

@@ -16,8 +16,8 @@ struct qcow2;
 /* Write all that is dirty now.  Takes the checkpoint lock. */
 int qcow2_checkpoint(struct qcow2 *q);
 
-/* Before a request that changes guest data: clear the autoclear bits of what
- * is not kept up here, and wait for a checkpoint if there is too much to write,
+/* Before a request that changes guest data: mark what of the image will be out of
+ * date (bitmaps.h), and wait for a checkpoint if there is too much to write,
  * or to free.  Holding no lock and no claim. */
 int qcow2_before_write(struct qcow2 *q);
 

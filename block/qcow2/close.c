@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "block/open.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/refs.h"
@@ -22,14 +23,16 @@ int
 qcow2_close(struct node *n)
 {
 	struct qcow2 *q = n->state;
-	int r = 0;
+	int r = 0, bitmaps = 0;
 
 	if (q->clean_ns)
 		timer_cancel(&q->clean_timer);
-	if (!n->read_only && !q->encrypted)
+	if (!n->read_only && !q->encrypted && !q->checking) {
+		bitmaps = qcow2_bitmaps_store(q, true);
 		r = qcow2_settle(q);
+	}
 	if (q->key)
 		q->decryptor->forget(q->key);
 	qcow2_unload(q);
-	return r;
+	return r ? r : bitmaps;
 }

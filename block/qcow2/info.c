@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/snapshots.h"
 #include "schema/types.h"
@@ -82,6 +83,8 @@ qcow2_info(struct node *n, struct ImageInfo *info, struct error **errp)
 	if (q->encrypted)
 		info->has_encrypted = info->encrypted = true;
 	r = add_specific(q, info);
+	if (!r && qcow2_bitmaps_info(n->state, &info->format_specific->u.qcow2.data->bitmaps))
+		r = -1;
 	for (uint32_t i = 0; i < q->nb_snapshots && !r; i++)
 		r = add_snapshot(info, &q->snapshots[i]);
 	if (!r && q->backing_name && *q->backing_name) {

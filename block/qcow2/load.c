@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/io.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/refs.h"
 #include "block/qcow2/snapshots.h"
@@ -167,6 +168,7 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 
 	pthread_mutex_init(&q->lock, NULL);
 	list_init(&q->claims);
+	list_init(&q->bitmaps);
 	q->epoch = 2;
 	if (load_header(q, errp))
 		goto fail;
@@ -196,6 +198,7 @@ qcow2_unload(struct qcow2 *q)
 {
 	struct node *n = q->node;
 
+	qcow2_bitmaps_done(q);
 	qcow2_snapshots_done(q);
 	qcow2_ext_done(&q->exts);
 	qcow2_cache_done(&q->l2_cache);

@@ -203,6 +203,7 @@ start_writing(struct qcow2 *q, struct error **errp)
 {
 	if ((q->header.incompat & QCOW2_INCOMPAT_DIRTY) && qcow2_repair_dirty(q, errp))
 		return -1;
+	qcow2_bitmaps_set_read_only(q, false);
 	qcow2_bitmaps_watch(q);
 	return 0;
 }
@@ -233,6 +234,8 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 		goto fail;
 	if (open_data_file(q, op, o, errp) || open_backing(q, op, o, errp))
 		goto fail;
+	if (!q->encrypted && qcow2_bitmaps_load(q, errp))
+		goto fail;
 	if (!n->read_only && !q->encrypted && start_writing(q, errp))
 		goto fail;
 	start_cleaning(q, o);
@@ -252,9 +255,15 @@ qcow2_set_read_only(struct node *n, bool read_only, struct error **errp)
 	int r;
 
 	if (read_only) {
+		r = qcow2_bitmaps_store(q, false);
+		if (r < 0)
+			return error_set_errno(errp, r, "Could not store the image's bitmaps"), -1;
 		r = qcow2_settle(q);
-		return r < 0 ? (error_set_errno(errp, r, "Could not write back the image's tables"),
-				-1) : 0;
+		if (r < 0)
+			return error_set_errno(errp, r, "Could not write back the image's tables"),
+			       -1;
+		qcow2_bitmaps_set_read_only(q, true);
+		return 0;
 	}
 	if (q->encrypted)
 		return error_set(errp, "An encrypted image can only be opened read-only");
@@ -280,5 +289,6 @@ const struct driver driver_qcow2 = {
 	.info = qcow2_info,
 	.create = qcow2_create,
 	.change_backing = qcow2_change_backing,
+	.bitmaps = &qcow2_bitmap_ops,
 	.check = qcow2_check_image,
 };

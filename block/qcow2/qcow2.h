@@ -57,7 +57,7 @@
  *
  * Locks         lock (a thread's mutex, held for short, never over a yield)
  * guards all that is marked so.  The co_mutexes are taken in this order:
- * making_l2, making_refs, checkpoint; lock is innermost.  A claim on guest
+ * bitmaps_busy, making_l2, making_refs, checkpoint; lock is innermost.  A claim on guest
  * clusters (claim.h) comes before all of them.
  *
  * Units         bytes, unless a name says entries or clusters.
@@ -179,7 +179,13 @@ struct qcow2 {
 	struct co_mutex checkpoint;	/* writes tables, and the header */
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
 	_Atomic int failed;		/* -errno of the barrier that failed */
-	atomic_bool autoclear_due;	/* autoclear bits to be cleared before a write */
+	atomic_bool mark_due;		/* the image is to be marked before a write */
+
+	/* Stored dirty bitmaps (bitmaps_int.h), guarded by bitmaps_busy, which comes
+	 * before all other locks. */
+	struct co_mutex bitmaps_busy;
+	struct list bitmaps;		/* changed on loop 0 only */
+	bool header_unsure;		/* the disk's may be of another directory */
 
 	struct timer clean_timer;	/* loop 0: forget what was not used for a while */
 	int64_t clean_ns;		/* 0: never */

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/iov.h"
 #include "block/io.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/map.h"
 #include "block/qcow2/refs.h"
@@ -293,6 +294,8 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 	if (prealloc == PREALLOC_FALLOC || prealloc == PREALLOC_FULL)
 		return error_set(errp, "Unsupported preallocation mode '%s'",
 				 prealloc == PREALLOC_FULL ? "full" : "falloc");
+	if (qcow2_bitmaps_check_size(q, size, errp))
+		return -1;
 	r = qcow2_before_write(q);
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to update the image size"), -1;
@@ -309,5 +312,6 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 	if (q->data_edge && size < old)
 		(void)node_truncate(qcow2_data_file(q), size, exact && q->data_raw, PREALLOC_OFF,
 				    NULL);
+	qcow2_bitmaps_resized(q);
 	return 0;
 }

@@ -15,6 +15,7 @@ import peers
 # Pattern of a difference: reason.
 KNOWN = {
     'x-quoin-* only here': 'commands of our own',
+    'X_QUOIN_* only here': 'events of our own',
     '* member x-quoin-* only here': 'what the peer does not tell',
     '* driver value * only in the peer': 'drivers that are not served yet',
     '* driver branch * only in the peer': 'drivers that are not served yet',

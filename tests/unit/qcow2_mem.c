@@ -14,6 +14,7 @@
 #include "base/iov.h"
 #include "block/driver.h"
 #include "block/graph.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/format.h"
 #include "block/qcow2/qcow2.h"
 
@@ -93,7 +94,7 @@ mem_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 	int r = fault(m, false);
 
 	(void)flags;
-	if (r < 0)
+	if (r < 0 && !m->faults.lands)
 		return r;
 	if (off + src->len > max_size(m))
 		return -ENOSPC;
@@ -101,7 +102,7 @@ mem_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 	grow(m, off + src->len);
 	iov_read(src, 0, m->data + off, src->len);
 	pthread_mutex_unlock(&m->lock);
-	return 0;
+	return r;
 }
 
 static int
@@ -244,6 +245,8 @@ static const struct driver q2_driver = {
 	.discard = qcow2_discard,
 	.flush = qcow2_flush,
 	.status = qcow2_status,
+	.truncate = qcow2_truncate,
+	.bitmaps = &qcow2_bitmap_ops,
 };
 
 static struct edge *
@@ -295,6 +298,16 @@ q2_open(struct node *file, struct node *backing, bool read_only, char **ret_erro
 		drop(n);
 		return NULL;
 	}
+	if (qcow2_bitmaps_load(q, &err)) {
+		if (ret_error)
+			*ret_error = strdup(error_text(err));
+		error_free(err);
+		qcow2_unload(q);
+		drop(n);
+		return NULL;
+	}
+	if (!read_only)
+		qcow2_bitmaps_watch(q);
 	n->limits.zero_align = q->sub_size;
 	n->limits.discard_align = q->cluster_size;
 	q->pass_discard[QCOW2_FREE_REQUEST] = true;

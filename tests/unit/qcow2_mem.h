@@ -19,6 +19,7 @@ struct mem_faults {
 	int error;		/* with this -errno */
 	bool for_good;		/* and all calls behind it */
 	bool spare_flush;	/* flushes don't count */
+	bool lands;		/* what fails to be written is there all the same */
 	uint64_t max;		/* bytes that the file may have; 0: 512 MiB */
 };
 
