@@ -29,10 +29,9 @@ cmd_export_init(void)
 void
 cmd_export_done(void)
 {
-	if (nbd_server_default())
-		nbd_server_stop(NULL);
+	nbd_server_stop_all();
 	/* All kinds that there are have been waited for. */
-	export_close_all(-1, clock_ns());
+	export_close_all(NULL, clock_ns());
 }
 
 /* The two forms of an address differ in one level of nesting. */
@@ -73,13 +72,44 @@ qmp_nbd_server_start(const struct NbdServerOptionsLegacy *args, struct error **e
 	};
 
 	flatten(args->addr, &addr);
-	return nbd_server_start(&opts, errp);
+	return nbd_server_start(NULL, &opts, false, errp);
 }
 
 int
 qmp_nbd_server_stop(struct error **errp)
 {
-	return nbd_server_stop(errp);
+	return nbd_server_stop(NULL, errp);
+}
+
+int
+qmp_x_quoin_nbd_server_add(const struct NbdServerAdd *args, struct error **errp)
+{
+	struct NbdServerOptions opts = {
+		.has_handshake_max_seconds = args->has_handshake_max_seconds,
+		.handshake_max_seconds = args->handshake_max_seconds,
+		.tls_creds = args->tls_creds,
+		.tls_authz = args->tls_authz,
+		.has_max_connections = args->has_max_connections,
+		.max_connections = args->max_connections,
+		.addr = args->addr,
+	};
+	bool optional = args->has_tls && args->tls == NBD_TLS_USE_OPTIONAL;
+
+	if (args->has_tls && !args->tls_creds)
+		return error_set(errp, "Parameter 'tls' needs 'tls-creds'");
+	return nbd_server_start(args->id, &opts, optional, errp);
+}
+
+int
+qmp_x_quoin_nbd_server_del(const struct x_quoin_nbd_server_del_args *args, struct error **errp)
+{
+	return nbd_server_stop(args->id, errp);
+}
+
+int
+qmp_x_quoin_query_nbd_servers(struct NbdServerInfoList **ret, struct error **errp)
+{
+	return nbd_server_query(ret, errp);
 }
 
 int

@@ -80,7 +80,7 @@ start_passed_nbd(struct error **errp)
 	if (fd < 0)
 		return 0;
 	snprintf(number, sizeof(number), "%d", fd);
-	r = nbd_server_start(&o, errp);
+	r = nbd_server_start(NULL, &o, false, errp);
 	close(fd);	/* the server has one of its own */
 	return r;
 }

@@ -47,7 +47,13 @@ apply_export(const void *value, struct error **errp)
 static int
 apply_nbd_server(const void *value, struct error **errp)
 {
-	return nbd_server_start(value, errp);
+	return nbd_server_start(NULL, value, false, errp);
+}
+
+static int
+apply_more_nbd_server(const void *value, struct error **errp)
+{
+	return qmp_x_quoin_nbd_server_add(value, errp);
 }
 
 static int
@@ -82,6 +88,7 @@ static const struct option_kind kinds[] = {
 	{ "nbd-server", NULL, &NbdServerOptions_meta, apply_nbd_server },
 	{ "object", "qom-type", &ObjectOptions_meta, apply_object },
 	{ "qmp", "path", &QmpSocketOptions_meta, apply_qmp },
+	{ "x-quoin-nbd-server", "id", &NbdServerAdd_meta, apply_more_nbd_server },
 };
 
 static void
@@ -104,6 +111,8 @@ print_help(void)
 	      "  --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]\n"
 	      "  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,max-connections=N]\n"
 	      "                         start the NBD server\n"
+	      "  --x-quoin-nbd-server [id=]ID,addr.type=TYPE,...[,tls-creds=ID][,tls=optional]\n"
+	      "                         start one more, for exports that name it\n"
 	      "  --export [type=]nbd,id=ID,node-name=N[,name=NAME][,writable=on]\n"
 	      "                         export a block node, as block-export-add does\n"
 	      "  --object iothread,id=ID\n"
@@ -140,6 +149,7 @@ static const struct option long_options[] = {
 	{ "nbd-server", required_argument, NULL, OPT_STEP + 4 },
 	{ "object", required_argument, NULL, OPT_STEP + 5 },
 	{ "qmp", required_argument, NULL, OPT_STEP + 6 },
+	{ "x-quoin-nbd-server", required_argument, NULL, OPT_STEP + 7 },
 	{ NULL, 0, NULL, 0 },
 };
 

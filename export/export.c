@@ -89,15 +89,16 @@ discard(struct export *e)
 	free(e);
 }
 
-/* Coroutine: giving the node back waits for the root's requests. */
+/* Coroutine: giving nodes back may wait.  All that while the export can be seen,
+ * with its root. */
 static void
 bury(void *arg)
 {
 	struct export *e = arg;
 
+	e->kind->destroy(e);
 	root_free(e->root);
 	e->root = NULL;
-	e->kind->destroy(e);
 	list_remove(&e->link);
 	if (hooks)
 		hooks->on_deleted(e->id);
@@ -140,9 +141,9 @@ shut_down(struct export *e)
 	export_unref(e);
 }
 
-/* Wait for an export, or with serial 0 for all of a type. */
+/* Wait for an export, or with serial 0 for all that fit. */
 static bool
-wait_gone(uint64_t serial, int type, int64_t deadline)
+wait_gone(uint64_t serial, bool (*fits)(const struct export *e), int64_t deadline)
 {
 	for (;;) {
 		bool there = serial && find_serial(serial);
@@ -150,7 +151,7 @@ wait_gone(uint64_t serial, int type, int64_t deadline)
 
 		if (!serial)
 			LIST_FOREACH(e, &exports, link)
-				there = there || type < 0 || e->kind->type == type;
+				there = there || !fits || fits(e);
 		if (!there)
 			return true;
 		if (co_queue_timedwait(&gone, NULL, deadline) < 0)
@@ -172,19 +173,19 @@ export_del(const char *id, bool hard, struct error **errp)
 		return error_set(errp, "export '%s' still in use", id);
 	serial = e->serial;
 	shut_down(e);
-	wait_gone(serial, -1, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
+	wait_gone(serial, NULL, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
 	return 0;
 }
 
 bool
-export_close_all(int type, int64_t deadline_ns)
+export_close_all(bool (*fits)(const struct export *e), int64_t deadline_ns)
 {
 	struct export *e, *next;
 
 	LIST_FOREACH_SAFE(e, next, &exports, link)
-		if ((type < 0 || e->kind->type == type) && e->state == EXPORT_ALIVE)
+		if ((!fits || fits(e)) && e->state == EXPORT_ALIVE)
 			shut_down(e);
-	return wait_gone(0, type, deadline_ns);
+	return wait_gone(0, fits, deadline_ns);
 }
 
 /* ---- the beginning ---- */
@@ -279,8 +280,13 @@ query_one(const struct export *e, struct BlockExportInfoList *list)
 	info->type = (enum BlockExportType)e->kind->type;
 	info->node_name = strdup(node_name(root_node(e->root)));
 	info->shutting_down = e->state == EXPORT_SHUTTING_DOWN;
+	/* Without references its kind has nothing left to tell. */
+	if (e->kind->query && e->refs && e->kind->query(e, info) < 0)
+		goto fail;
 	if (info->id && info->node_name && BlockExportInfoList_add(list, info) == 0)
 		return 0;
+
+fail:
 	BlockExportInfo_free(info);
 	return -ENOMEM;
 }

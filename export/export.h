@@ -22,6 +22,7 @@
 #include "aio/timer.h"
 #include "base/list.h"
 
+struct BlockExportInfo;
 struct BlockExportInfoList;
 struct BlockExportOptions;
 struct error;
@@ -41,6 +42,8 @@ struct export_kind {
 	void (*shutdown)(struct export *e);
 	/* Nobody refers to e any more; the caller releases the root and the memory. */
 	void (*destroy)(struct export *e);
+	/* Add what only this kind tells: 0 or -ENOMEM.  Optional. */
+	int (*query)(const struct export *e, struct BlockExportInfo *info);
 };
 
 enum export_state { EXPORT_ALIVE, EXPORT_SHUTTING_DOWN, EXPORT_STATES };
@@ -83,9 +86,9 @@ int export_del(const char *id, bool hard, struct error **errp);
 
 int export_query(struct BlockExportInfoList **ret_list, struct error **errp);
 
-/* Throw out the clients of all exports of this type (-1: of any), and wait until
- * all are gone, or deadline_ns on clock_ns() (false). */
-bool export_close_all(int type, int64_t deadline_ns);
+/* Throw out the clients of all exports that fit (NULL: of any), and wait until all
+ * those are gone, or deadline_ns on clock_ns() (false). */
+bool export_close_all(bool (*fits)(const struct export *e), int64_t deadline_ns);
 
 struct export *export_find(const char *id);
 

@@ -11,6 +11,7 @@
 #include "export/nbd/export.h"
 #include "export/nbd/handshake.h"
 #include "export/nbd/server.h"
+#include "schema/types.h"
 
 /* What a connection's socket may hold of replies; the kernel may give less. */
 enum { SEND_BUFFER = 1 << 20 };
@@ -45,6 +46,8 @@ conn_ended(struct loop_task *t)
 	if (c->export)
 		export_unref(&c->export->base);
 	pthread_mutex_destroy(&c->lock);
+	SocketAddress_free(c->peer);
+	free(c->identity);
 	free(c);
 }
 
@@ -132,6 +135,7 @@ nbd_conn_start(struct nbd_server *server, int fd)
 		return;
 	}
 	tune(c->sock);
+	nbd_clients_note_peer(c, fd);
 	pthread_mutex_init(&c->lock, NULL);
 	c->server = server;
 	c->ended.fn = conn_ended;

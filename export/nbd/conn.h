@@ -33,15 +33,18 @@
 #define EXPORT_NBD_CONN_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "aio/loop.h"
 #include "base/list.h"
 #include "export/nbd/proto.h"
 
+struct SocketAddress;
 struct co;
 struct nbd_command;
 struct nbd_export;
@@ -72,6 +75,24 @@ struct nbd_session {
 	uint64_t meta_export;	/* serial of the export that contexts are for; 0: none */
 	uint64_t contexts;	/* bits by enum nbd_context, see status.h */
 };
+
+/* For people who ask; written by one loop, read by any. */
+struct nbd_counts {
+	_Atomic uint64_t requests, answered, read, written;
+};
+
+static inline uint64_t
+nbd_count_get(const _Atomic uint64_t *c)
+{
+	return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+/* One writer needs no locked instruction. */
+static inline void
+nbd_count_add(_Atomic uint64_t *c, uint64_t n)
+{
+	atomic_store_explicit(c, nbd_count_get(c) + n, memory_order_relaxed);
+}
 
 /* What was received.  Payloads of writes may stay here while they are written. */
 struct nbd_inbuf {
@@ -124,6 +145,12 @@ struct nbd_conn {
 	uint64_t size;			/* of the export, as told at GO */
 	uint16_t transmission_flags;
 	bool writethrough;
+	struct SocketAddress *peer;	/* [0] where it is; NULL: on this machine, */
+	pid_t pid;			/* [0] where it is a process (0: not known) */
+	uid_t uid;			/* [0] of this user */
+	bool tls;			/* [0] it talks TLS, */
+	char *identity;			/* [0] as whom; NULL: that is not known */
+	struct nbd_counts counts;
 	int fd;				/* on its way between loops, */
 	struct sock_filter *filter;	/* with its TLS, where it has it */
 	struct loop_task ended;		/* the last word, posted to loop 0 */
@@ -162,6 +189,11 @@ void nbd_conn_shutdown(struct nbd_conn *c);
 
 /* Set or clear what others may shut down. */
 void nbd_conn_set_sock(struct nbd_conn *c, struct sock *s);
+
+/* ---- clients.c ---- */
+
+/* Remember who is at the other end of a new connection's fd. [0] */
+void nbd_clients_note_peer(struct nbd_conn *c, int fd);
 
 /* ---- serve.c ---- */
 

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "block/dirty.h"
 #include "block/io.h"
 #include "block/node.h"
@@ -19,14 +20,27 @@
 enum { SECTOR = 512 };
 
 struct nbd_export *
-nbd_export_find(struct nbd_server *server, const char *name)
+nbd_export_find(const struct nbd_server *server, const char *name)
 {
-	struct nbd_export *e;
+	struct nbd_shown *s;
 
-	LIST_FOREACH(e, &server->exports, link)
-		if (!strcmp(e->name, name))
-			return e;
+	LIST_FOREACH(s, &server->exports, link)
+		if (!strcmp(s->export->name, name))
+			return s->export;
 	return NULL;
+}
+
+bool
+nbd_export_is_nowhere(const struct export *base)
+{
+	const struct nbd_export *e = (const struct nbd_export *)base;
+
+	if (base->kind != &nbd_export_kind)
+		return false;
+	for (unsigned i = 0; i < e->n_shown; i++)
+		if (e->shown[i].server)
+			return false;
+	return true;
 }
 
 uint64_t
@@ -106,22 +120,56 @@ take_bitmaps(struct nbd_export *e, const struct BlockDirtyBitmapOrStrList *list,
 	return 0;
 }
 
-/* ---- life ---- */
+/* ---- servers ---- */
 
 static int
-check(struct nbd_server *server, const char *name,
-      const struct BlockExportOptionsNbd *opts, struct error **errp)
+show_on(struct nbd_export *e, const char *id, struct error **errp)
 {
-	if (!server)
+	struct nbd_server *server = nbd_server_find(id);
+	struct nbd_shown *s = &e->shown[e->n_shown];
+
+	if (!server && !strcmp(id, NBD_SERVER_DEFAULT))
 		return error_set(errp, "NBD server not running");
-	if (strlen(name) > NBD_STRING_MAX)
-		return error_set(errp, "export name '%s' too long", name);
-	if (opts->description && strlen(opts->description) > NBD_STRING_MAX)
-		return error_set(errp, "description '%s' too long", opts->description);
-	if (nbd_export_find(server, name))
-		return error_set(errp, "NBD server already has export named '%s'", name);
+	if (!server)
+		return error_set(errp, "NBD server '%s' is not found", id);
+	if (nbd_export_find(server, e->name))
+		return error_set(errp, "NBD server already has export named '%s'", e->name);
+	if (e->needs_tls && !server->creds)
+		return error_set(errp, "Export '%s' needs TLS, which NBD server '%s' does not have",
+				 e->name, id);
+	s->server = server;
+	s->export = e;
+	list_append(&server->exports, &s->link);
+	e->n_shown++;
 	return 0;
 }
+
+static void
+hide(struct nbd_export *e)
+{
+	for (unsigned i = 0; i < e->n_shown; i++)
+		list_remove(&e->shown[i].link);
+}
+
+static int
+show(struct nbd_export *e, const struct strList *ids, struct error **errp)
+{
+	size_t n = ids ? ids->count : 1;
+
+	e->shown = calloc(n ? n : 1, sizeof(*e->shown));
+	if (!e->shown)
+		return error_set(errp, "Out of memory");
+	if (!ids)
+		return show_on(e, NBD_SERVER_DEFAULT, errp);
+	if (!n)
+		return error_set(errp, "Parameter 'x-quoin-servers' names no NBD server");
+	for (size_t i = 0; i < n; i++)
+		if (show_on(e, ids->items[i], errp) < 0)
+			return -1;
+	return 0;
+}
+
+/* ---- life ---- */
 
 /* All that the export owns, as far as it is there.  Coroutine. */
 static void
@@ -129,9 +177,37 @@ destroy(struct export *base)
 {
 	struct nbd_export *e = (struct nbd_export *)base;
 
+	hide(e);
+	free(e->shown);
+	e->n_shown = 0;		/* the export can be seen for a moment more */
 	release_bitmaps(e);
 	free(e->name);
 	free(e->description);
+}
+
+static int
+check(const char *name, const struct BlockExportOptionsNbd *opts, struct error **errp)
+{
+	if (!opts->x_quoin_servers && !nbd_server_default())
+		return error_set(errp, "NBD server not running");
+	if (strlen(name) > NBD_STRING_MAX)
+		return error_set(errp, "export name '%s' too long", name);
+	if (opts->description && strlen(opts->description) > NBD_STRING_MAX)
+		return error_set(errp, "description '%s' too long", opts->description);
+	return 0;
+}
+
+static uint16_t
+flags_of(const struct export *base)
+{
+	unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
+			 NBD_FLAG_SEND_CACHE;
+
+	if (base->writable)
+		flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
+	else
+		flags |= NBD_FLAG_READ_ONLY;
+	return (uint16_t)flags;
 }
 
 static int
@@ -139,32 +215,23 @@ create(struct export *base, const struct BlockExportOptions *all, struct error *
 {
 	const struct BlockExportOptionsNbd *opts = &all->u.nbd;
 	struct nbd_export *e = (struct nbd_export *)base;
-	struct nbd_server *server = nbd_server_default();
 	const char *name = opts->name ? opts->name : all->node_name;
 
-	if (check(server, name, opts, errp) < 0)
+	if (check(name, opts, errp) < 0)
 		return -1;
+	e->flags = flags_of(base);
+	e->needs_tls = opts->x_quoin_tls;
+	e->allocation_depth = opts->allocation_depth;
 	e->name = strdup(name);
 	e->description = opts->description ? strdup(opts->description) : NULL;
 	if (!e->name || (opts->description && !e->description)) {
 		error_set(errp, "Out of memory");
 		goto fail;
 	}
-	if (take_bitmaps(e, opts->bitmaps, errp) < 0)
+	/* From the moment that it is shown clients may come, for which all is there;
+	 * nothing waits from there to success. */
+	if (take_bitmaps(e, opts->bitmaps, errp) < 0 || show(e, opts->x_quoin_servers, errp) < 0)
 		goto fail;
-	e->flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-		   NBD_FLAG_SEND_CACHE;
-	/* All connections see one node, and a flush covers them all. */
-	if (server->max_conns != 1)
-		e->flags |= NBD_FLAG_CAN_MULTI_CONN;
-	if (base->writable)
-		e->flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
-			    NBD_FLAG_SEND_FAST_ZERO;
-	else
-		e->flags |= NBD_FLAG_READ_ONLY;
-	e->allocation_depth = opts->allocation_depth;
-	e->server = server;
-	list_append(&server->exports, &e->link);
 	return 0;
 
 fail:
@@ -179,10 +246,20 @@ shut_down(struct export *base)
 	struct nbd_conn *c;
 
 	/* Found by nobody any more, while its last clients go. */
-	list_remove(&e->link);
-	LIST_FOREACH(c, &e->server->conns, link)
-		if (c->export == e)
-			nbd_conn_shutdown(c);
+	hide(e);
+	for (unsigned i = 0; i < e->n_shown; i++) {
+		if (!e->shown[i].server)
+			continue;
+		LIST_FOREACH(c, &e->shown[i].server->conns, link)
+			if (c->export == e)
+				nbd_conn_shutdown(c);
+	}
+}
+
+static int
+query(const struct export *base, struct BlockExportInfo *info)
+{
+	return nbd_clients_query((const struct nbd_export *)base, info);
 }
 
 const struct export_kind nbd_export_kind = {
@@ -191,4 +268,5 @@ const struct export_kind nbd_export_kind = {
 	.create = create,
 	.shutdown = shut_down,
 	.destroy = destroy,
+	.query = query,
 };

@@ -10,9 +10,10 @@
  *		  any state: ABORT, an error on the wire, the time limit -> end
  *
  * A client that does not claim "fixed newstyle" (OLD) may only choose an export.
- * Where the server has credentials, a client may do nothing before it has TLS
- * (PLAIN); what it says before is forgotten, and nothing that it sent behind
- * STARTTLS is read as anything but TLS, because nothing is read ahead.
+ * Where the server wants TLS, a client may do nothing before it has it (PLAIN);
+ * where it only offers it, exports that need TLS are not there before.  What was
+ * agreed on before STARTTLS is forgotten, and nothing that was sent behind it is
+ * read as anything but TLS, because nothing is read ahead.
  *
  * Each option's data is received whole, at most DATA_MAX of it, before anything
  * is done, and then parsed by one reader that cannot leave it.  Replies are
@@ -55,6 +56,9 @@ transmission_flags(const struct nbd_handshake *h, const struct nbd_export *e)
 	const struct nbd_session *session = &h->conn->session;
 	unsigned flags = e->flags;
 
+	/* All connections see one node, and a flush covers them all. */
+	if (h->conn->server->max_conns != 1)
+		flags |= NBD_FLAG_CAN_MULTI_CONN;
 	if (session->mode >= NBD_MODE_STRUCTURED)
 		flags |= NBD_FLAG_SEND_DF;
 	if (session->mode >= NBD_MODE_EXTENDED && session->contexts &&
@@ -95,7 +99,7 @@ on_export_name(struct nbd_handshake *h)
 		return NBD_STEP_END;
 	memcpy(name, h->data, h->left);
 	name[h->left] = '\0';
-	e = nbd_export_find(h->conn->server, name);
+	e = nbd_option_find_export(h, name);
 	if (!e)
 		return NBD_STEP_END;
 	size = nbd_export_size(e);
@@ -116,12 +120,16 @@ on_abort(struct nbd_handshake *h)
 static enum nbd_step
 on_list(struct nbd_handshake *h)
 {
-	struct nbd_export *e;
+	struct nbd_shown *shown;
 
 	if (!nbd_option_get_end(h))
 		return NBD_STEP_NEXT;
-	LIST_FOREACH(e, &h->conn->server->exports, link) {
+	LIST_FOREACH(shown, &h->conn->server->exports, link) {
+		const struct nbd_export *e = shown->export;
 		const char *text = e->description ? e->description : "";
+
+		if (e->needs_tls && !h->conn->tls)
+			continue;
 
 		nbd_option_head(h, NBD_REP_SERVER, 4 + strlen(e->name) + strlen(text));
 		nbd_option_put_u32(h, (uint32_t)strlen(e->name));
@@ -138,7 +146,7 @@ on_starttls(struct nbd_handshake *h)
 		return h->state == NBD_HS_PLAIN ? NBD_STEP_END : NBD_STEP_NEXT;
 	if (!h->conn->server->creds)
 		return nbd_option_error(h, NBD_REP_ERR_POLICY, "TLS not configured");
-	if (h->state != NBD_HS_PLAIN)
+	if (h->conn->tls)
 		return nbd_option_error(h, NBD_REP_ERR_INVALID, "TLS already enabled");
 	nbd_option_ack(h);
 	return NBD_STEP_TLS;
@@ -217,7 +225,7 @@ on_info(struct nbd_handshake *h)
 	}
 	if (!nbd_option_get_end(h))
 		return NBD_STEP_NEXT;
-	e = nbd_export_find(h->conn->server, name);
+	e = nbd_option_find_export(h, name);
 	if (!e)
 		return nbd_option_unknown_export(h, name);
 	size = nbd_export_size(e);
@@ -270,6 +278,8 @@ static int
 greet(struct nbd_handshake *h)
 {
 	const unsigned known = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
+	const struct nbd_server *server = h->conn->server;
+	bool forced_tls = server->creds && !server->tls_optional;
 	uint8_t flags[4];
 	int r;
 
@@ -284,14 +294,12 @@ greet(struct nbd_handshake *h)
 	if (get_be32(flags) & ~known)
 		return -EPROTO;
 	h->no_zeroes = get_be32(flags) & NBD_FLAG_NO_ZEROES;
-	if (!(get_be32(flags) & NBD_FLAG_FIXED_NEWSTYLE)) {
-		/* Such a client cannot ask for TLS. */
-		if (h->conn->server->creds)
-			return -EPROTO;
+	if (get_be32(flags) & NBD_FLAG_FIXED_NEWSTYLE)
+		move(h, forced_tls ? NBD_HS_PLAIN : NBD_HS_FIXED);
+	else if (!forced_tls)
 		move(h, NBD_HS_OLD);
-	} else {
-		move(h, h->conn->server->creds ? NBD_HS_PLAIN : NBD_HS_FIXED);
-	}
+	else	/* such a client cannot ask for TLS */
+		return -EPROTO;
 	return 0;
 }
 
@@ -304,11 +312,14 @@ start_tls(struct nbd_handshake *h)
 
 	if (r < 0)
 		return r;
-	if (c->server->authz &&
-	    !export_hooks()->is_authorized(c->server->authz, tls_peer(c->sock)))
+	if (tls_peer(c->sock) && !(c->identity = strdup(tls_peer(c->sock))))
+		return -ENOMEM;
+	if (c->server->authz && !export_hooks()->is_authorized(c->server->authz, c->identity))
 		return -EACCES;
+	c->tls = true;
 	c->session = (struct nbd_session){ 0 };
-	move(h, NBD_HS_FIXED);
+	if (h->state == NBD_HS_PLAIN)
+		move(h, NBD_HS_FIXED);
 	return 0;
 }
 

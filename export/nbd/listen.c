@@ -3,10 +3,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#include <linux/vm_sockets.h>
 
 #include "aio/sock.h"
 #include "base/cleanup.h"
@@ -20,7 +27,8 @@ enum {
 };
 
 static int
-listen_unix(const struct UnixSocketAddress *a, struct ownfile *ret_file, int *ret_fd, struct error **errp)
+listen_unix(const struct UnixSocketAddress *a, struct ownfile *ret_file, int *ret_fd,
+	    struct error **errp)
 {
 	CLEANUP(cleanup_free) char *path = NULL;
 	int r;
@@ -116,6 +124,51 @@ listen_inet(const struct InetSocketAddress *a, int *ret_fds, struct error **errp
 	return n ? n : error_set(errp, "%s has no address of a family that is allowed", a->host);
 }
 
+/* ---- vsock ---- */
+
+static int
+parse_u32(const char *what, const char *text, uint32_t *ret, struct error **errp)
+{
+	char *end;
+	unsigned long n;
+
+	errno = 0;
+	n = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || n > UINT32_MAX)
+		return error_set(errp, "Failed to parse %s '%s'", what, text);
+	*ret = (uint32_t)n;
+	return 0;
+}
+
+static int
+listen_vsock(const struct VsockSocketAddress *a, int *ret_fd, struct error **errp)
+{
+	struct sockaddr_vm addr = { .svm_family = AF_VSOCK };
+	CLEANUP(cleanup_close) int fd = -1;
+
+	if (parse_u32("cid", a->cid, &addr.svm_cid, errp) < 0 ||
+	    parse_u32("port", a->port, &addr.svm_port, errp) < 0)
+		return -1;
+	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0) {
+		error_set_errno(errp, errno, "Failed to create socket family AF_VSOCK");
+		return -1;
+	}
+	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		error_set_errno(errp, errno, "Failed to bind socket");
+		return -1;
+	}
+	if (listen(fd, BACKLOG) < 0) {
+		error_set_errno(errp, errno, "Failed to listen on socket");
+		return -1;
+	}
+	*ret_fd = fd;
+	fd = -1;
+	return 1;
+}
+
+/* ---- all ---- */
+
 int
 nbd_listen_at(const struct SocketAddress *addr, struct ownfile *ret_file, int *ret_fds,
 	      struct error **errp)
@@ -125,9 +178,91 @@ nbd_listen_at(const struct SocketAddress *addr, struct ownfile *ret_file, int *r
 		return listen_unix(&addr->u.q_unix, ret_file, ret_fds, errp);
 	case SOCKET_ADDRESS_TYPE_INET:
 		return listen_inet(&addr->u.inet, ret_fds, errp);
+	case SOCKET_ADDRESS_TYPE_VSOCK:
+		return listen_vsock(&addr->u.vsock, ret_fds, errp);
 	case SOCKET_ADDRESS_TYPE_FD:
 		return listen_fd(addr->u.fd.str, ret_fds, errp);
 	default:
 		return error_set(errp, "NBD servers do not support this type of socket address");
 	}
+}
+
+/* ---- looking ---- */
+
+static void
+describe_inet(const struct sockaddr_storage *ss, socklen_t len, struct InetSocketAddress *a)
+{
+	char host[INET6_ADDRSTRLEN + 16], port[8];
+
+	if (getnameinfo((const struct sockaddr *)ss, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV))
+		return;
+	a->host = strdup(host);
+	a->port = strdup(port);
+	a->has_ipv4 = ss->ss_family == AF_INET;
+	a->ipv4 = true;
+	a->has_ipv6 = ss->ss_family == AF_INET6;
+	a->ipv6 = true;
+}
+
+static void
+describe_unix(const struct sockaddr_storage *ss, socklen_t len, struct UnixSocketAddress *a)
+{
+	const char *path = ((const struct sockaddr_un *)ss)->sun_path;
+	size_t n = len - offsetof(struct sockaddr_un, sun_path);
+
+	if (len <= offsetof(struct sockaddr_un, sun_path))
+		a->path = strdup("");
+	else if (*path)
+		a->path = strndup(path, n);
+	else
+		a->path = strndup(path + 1, n - 1);
+	a->has_abstract = a->abstract = n && !*path && *a->path;
+}
+
+static void
+describe_vsock(const struct sockaddr_storage *ss, struct VsockSocketAddress *a)
+{
+	const struct sockaddr_vm *vm = (const struct sockaddr_vm *)ss;
+
+	if (asprintf(&a->cid, "%u", vm->svm_cid) < 0)
+		a->cid = NULL;
+	if (asprintf(&a->port, "%u", vm->svm_port) < 0)
+		a->port = NULL;
+}
+
+struct SocketAddress *
+nbd_listen_address(int fd, bool peer)
+{
+	struct SocketAddress *a = calloc(1, sizeof(*a));
+	struct sockaddr_storage ss = { 0 };
+	socklen_t len = sizeof(ss);
+	bool whole;
+
+	if (!a)
+		return NULL;
+	if ((peer ? getpeername : getsockname)(fd, (struct sockaddr *)&ss, &len) < 0)
+		len = 0;
+	switch (len ? ss.ss_family : AF_UNIX) {
+	case AF_INET:
+	case AF_INET6:
+		a->type = SOCKET_ADDRESS_TYPE_INET;
+		describe_inet(&ss, len, &a->u.inet);
+		whole = a->u.inet.host && a->u.inet.port;
+		break;
+	case AF_VSOCK:
+		a->type = SOCKET_ADDRESS_TYPE_VSOCK;
+		describe_vsock(&ss, &a->u.vsock);
+		whole = a->u.vsock.cid && a->u.vsock.port;
+		break;
+	default:
+		a->type = SOCKET_ADDRESS_TYPE_UNIX;
+		describe_unix(&ss, len, &a->u.q_unix);
+		whole = a->u.q_unix.path;
+		break;
+	}
+	if (whole)
+		return a;
+	SocketAddress_free(a);
+	return NULL;
 }

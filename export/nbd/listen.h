@@ -3,6 +3,8 @@
 #ifndef EXPORT_NBD_LISTEN_H
 #define EXPORT_NBD_LISTEN_H
 
+#include <stdbool.h>
+
 struct SocketAddress;
 struct error;
 struct ownfile;
@@ -14,5 +16,9 @@ enum { NBD_LISTEN_MAX = 16 };	/* addresses that one host name may have */
  * none.  Coroutine, loop 0; may look up names. */
 int nbd_listen_at(const struct SocketAddress *addr, struct ownfile *ret_file, int *ret_fds,
 		  struct error **errp);
+
+/* Where fd listens, or, with peer, who is at its other end; the caller's.  A Unix
+ * socket of the other side has no name, so its path is "".  NULL: no memory. */
+struct SocketAddress *nbd_listen_address(int fd, bool peer);
 
 #endif

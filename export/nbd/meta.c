@@ -70,7 +70,7 @@ nbd_meta_option(struct nbd_handshake *h)
 	}
 	if (!nbd_option_get_name(h, name))
 		return NBD_STEP_NEXT;
-	e = nbd_export_find(h->conn->server, name);
+	e = nbd_option_find_export(h, name);
 	if (!e)
 		return nbd_option_unknown_export(h, name);
 	if (!get_queries(h, e, &found))

@@ -12,6 +12,8 @@
 #include "aio/sock.h"
 #include "base/bytes.h"
 #include "export/nbd/conn.h"
+#include "export/nbd/export.h"
+#include "export/nbd/server.h"
 
 enum { NAME_ECHOED = 80 };	/* of an unknown name, in a text */
 
@@ -94,11 +96,25 @@ nbd_option_error(struct nbd_handshake *h, uint32_t type, const char *fmt, ...)
 	return NBD_STEP_NEXT;
 }
 
+struct nbd_export *
+nbd_option_find_export(const struct nbd_handshake *h, const char *name)
+{
+	struct nbd_export *e = nbd_export_find(h->conn->server, name);
+
+	return e && e->needs_tls && !h->conn->tls ? NULL : e;
+}
+
 enum nbd_step
 nbd_option_unknown_export(struct nbd_handshake *h, const char *name)
 {
 	const char *dots = strlen(name) >= NAME_ECHOED ? "..." : "";
+	bool asks = h->option == NBD_OPT_INFO || h->option == NBD_OPT_GO;
 
+	/* Without TLS nobody finds out which names there are with it. */
+	if (asks && h->conn->server->creds && !h->conn->tls)
+		return nbd_option_error(h, NBD_REP_ERR_TLS_REQD,
+					"export '%.*s%s' not present without TLS", NAME_ECHOED,
+					name, dots);
 	return nbd_option_error(h, NBD_REP_ERR_UNKNOWN, "export '%.*s%s' not present",
 				NAME_ECHOED, name, dots);
 }

@@ -20,6 +20,7 @@
 #include "export/nbd/proto.h"
 
 struct nbd_conn;
+struct nbd_export;
 
 /* Where a handshake stands; handshake.c says how it goes on. */
 enum nbd_state { NBD_HS_FLAGS, NBD_HS_PLAIN, NBD_HS_FIXED, NBD_HS_OLD, NBD_HS_DONE,
@@ -58,6 +59,10 @@ void nbd_option_put_u64(struct nbd_handshake *h, uint64_t v);
 enum nbd_step nbd_option_ack(struct nbd_handshake *h);
 enum nbd_step nbd_option_error(struct nbd_handshake *h, uint32_t type, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* The export that the client means, if it may know of it; else NULL, and what to
+ * reply then. */
+struct nbd_export *nbd_option_find_export(const struct nbd_handshake *h, const char *name);
 enum nbd_step nbd_option_unknown_export(struct nbd_handshake *h, const char *name);
 
 /* Send what was gathered: 0 or -errno. */

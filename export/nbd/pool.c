@@ -96,6 +96,7 @@ nbd_pool_put(struct nbd_request *q)
 	if (q->buffer)
 		buffer_put(c, q->buffer);
 	c->bytes -= q->charge;
+	nbd_count_add(&c->counts.answered, 1);
 	c->in_flight--;
 	q->next = c->free;
 	c->free = q;

@@ -114,6 +114,8 @@ start_request(struct nbd_conn *c, const struct head *h)
 		return -ENOMEM;
 	q->charge = charge;
 	c->bytes += charge;
+	nbd_count_add(&c->counts.requests, 1);
+	nbd_count_add(h->payload.len ? &c->counts.written : &c->counts.read, charge);
 	q->command = h->command;
 	q->type = h->type;
 	q->flags = h->flags;

@@ -11,7 +11,9 @@
 #include "aio/sock.h"
 #include "aio/timer.h"
 #include "aio/tls_creds.h"
+#include "base/cleanup.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "export/nbd/conn.h"
 #include "export/nbd/export.h"
 #include "export/nbd/listen.h"
@@ -30,13 +32,24 @@ struct listener {
 	struct co *co;		/* referenced; accepts */
 };
 
-static struct nbd_server *the_server;
+static struct list servers = LIST_INIT(servers);
 static bool held;
+
+struct nbd_server *
+nbd_server_find(const char *id)
+{
+	struct nbd_server *s;
+
+	LIST_FOREACH(s, &servers, link)
+		if (!strcmp(s->id, id))
+			return s;
+	return NULL;
+}
 
 struct nbd_server *
 nbd_server_default(void)
 {
-	return the_server;
+	return nbd_server_find(NBD_SERVER_DEFAULT);
 }
 
 /* ---- connections ---- */
@@ -50,9 +63,11 @@ is_full(const struct nbd_server *s)
 void
 nbd_server_hold(bool hold)
 {
+	struct nbd_server *s;
+
 	held = hold;
-	if (!held && the_server)
-		co_queue_wake_all(&the_server->room);
+	LIST_FOREACH(s, &servers, link)
+		co_queue_wake_all(&s->room);
 }
 
 void
@@ -67,6 +82,7 @@ server_free(struct nbd_server *s)
 {
 	tls_creds_unref(s->creds);
 	free(s->authz);
+	free(s->id);
 	free(s);
 }
 
@@ -212,14 +228,16 @@ apply_tls(struct nbd_server *s, const struct NbdServerOptions *opts, struct erro
 }
 
 static struct nbd_server *
-server_new(const struct NbdServerOptions *opts, struct error **errp)
+server_new(const char *id, const struct NbdServerOptions *opts, struct error **errp)
 {
 	struct nbd_server *s = calloc(1, sizeof(*s));
 
-	if (!s) {
+	if (!s || !(s->id = strdup(id))) {
+		free(s);
 		error_set(errp, "Out of memory");
 		return NULL;
 	}
+	list_init(&s->link);
 	list_init(&s->listeners);
 	list_init(&s->exports);
 	list_init(&s->conns);
@@ -231,17 +249,32 @@ server_new(const struct NbdServerOptions *opts, struct error **errp)
 	return s;
 }
 
+static int
+check_id(const char *id, struct error **errp)
+{
+	if (!id_is_well_formed(id))
+		return error_set(errp, "Invalid NBD server id");
+	if (!nbd_server_find(id))
+		return 0;
+	if (!strcmp(id, NBD_SERVER_DEFAULT))
+		return error_set(errp, "NBD server already running");
+	return error_set(errp, "NBD server id '%s' is already in use", id);
+}
+
 int
-nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
+nbd_server_start(const char *id, const struct NbdServerOptions *opts, bool tls_optional,
+		 struct error **errp)
 {
 	int fds[NBD_LISTEN_MAX] = { -1 }, n, r;
 	struct nbd_server *s;
 
-	if (the_server)
-		return error_set(errp, "NBD server already running");
-	s = server_new(opts, errp);
+	id = id ? id : NBD_SERVER_DEFAULT;
+	if (check_id(id, errp) < 0)
+		return -1;
+	s = server_new(id, opts, errp);
 	if (!s)
 		return -1;
+	s->tls_optional = tls_optional;
 	n = nbd_listen_at(opts->addr, &s->file, fds, errp);
 	if (n < 0) {
 		server_free(s);
@@ -250,8 +283,8 @@ nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 	r = start_listeners(s, fds, n);
 	if (r < 0)
 		error_set_errno(errp, r, "Cannot listen");
-	else if (the_server)	/* somebody was faster while names were looked up */
-		r = error_set(errp, "NBD server already running");
+	else	/* somebody may have been faster while names were looked up */
+		r = check_id(id, errp);
 	if (r < 0) {
 		ownfile_remove(&s->file);
 		s->stopped = true;
@@ -259,30 +292,124 @@ nbd_server_start(const struct NbdServerOptions *opts, struct error **errp)
 		free_if_done(s);
 		return -1;
 	}
-	the_server = s;
+	list_append(&servers, &s->link);
 	return 0;
 }
 
-int
-nbd_server_stop(struct error **errp)
+/* ---- the end ---- */
+
+static void
+stop(struct nbd_server *s, int64_t deadline)
 {
-	int64_t deadline = clock_ns() + STOP_SECONDS * INT64_C(1000000000);
-	struct nbd_server *s = the_server;
+	struct nbd_shown *shown, *next;
 	struct nbd_conn *c;
 	int r = 0;
 
-	if (!s)
-		return error_set(errp, "NBD server not running");
-	the_server = NULL;
+	list_remove(&s->link);
 	ownfile_remove(&s->file);
 	cancel_listeners(s);
+	LIST_FOREACH_SAFE(shown, next, &s->exports, link) {
+		list_remove(&shown->link);
+		shown->server = NULL;
+	}
 	/* Also those that have not chosen an export yet. */
 	LIST_FOREACH(c, &s->conns, link)
 		nbd_conn_shutdown(c);
-	export_close_all(BLOCK_EXPORT_TYPE_NBD, deadline);
+	export_close_all(nbd_export_is_nowhere, deadline);
 	while (r >= 0 && (!list_empty(&s->conns) || !list_empty(&s->listeners)))
 		r = co_queue_timedwait(&s->quiet, NULL, deadline);
 	s->stopped = true;
 	free_if_done(s);
+}
+
+static int64_t
+stop_deadline(void)
+{
+	return clock_ns() + STOP_SECONDS * INT64_C(1000000000);
+}
+
+int
+nbd_server_stop(const char *id, struct error **errp)
+{
+	struct nbd_server *s = nbd_server_find(id ? id : NBD_SERVER_DEFAULT);
+
+	if (s)
+		stop(s, stop_deadline());
+	else if (!id)
+		return error_set(errp, "NBD server not running");
+	else
+		return error_set(errp, "NBD server '%s' is not found", id);
+	return 0;
+}
+
+void
+nbd_server_stop_all(void)
+{
+	int64_t deadline = stop_deadline();
+	struct nbd_server *s;
+
+	while ((s = LIST_FIRST(&servers, struct nbd_server, link)))
+		stop(s, deadline);
+}
+
+/* ---- looking ---- */
+
+static int
+add_address(int fd, struct SocketAddressList *list)
+{
+	struct SocketAddress *a = nbd_listen_address(fd, false);
+
+	if (a && SocketAddressList_add(list, a) == 0)
+		return 0;
+	SocketAddress_free(a);
+	return -ENOMEM;
+}
+
+static int
+query_one(const struct nbd_server *s, struct NbdServerInfo *info)
+{
+	const struct listener *l;
+	const struct nbd_shown *shown;
+
+	info->id = strdup(s->id);
+	info->addresses = calloc(1, sizeof(*info->addresses));
+	info->exports = calloc(1, sizeof(*info->exports));
+	if (!info->id || !info->addresses || !info->exports)
+		return -ENOMEM;
+	LIST_FOREACH(l, &s->listeners, link)
+		if (add_address(sock_fd(l->sock), info->addresses) < 0)
+			return -ENOMEM;
+	LIST_FOREACH(shown, &s->exports, link) {
+		char *id = strdup(shown->export->base.id);
+
+		if (!id || strList_add(info->exports, id) < 0) {
+			free(id);
+			return -ENOMEM;
+		}
+	}
+	info->has_tls = s->creds;
+	info->tls = s->tls_optional ? NBD_TLS_USE_OPTIONAL : NBD_TLS_USE_REQUIRED;
+	info->connections = s->n_conns;
+	info->max_connections = s->max_conns;
+	return 0;
+}
+
+int
+nbd_server_query(struct NbdServerInfoList **ret_list, struct error **errp)
+{
+	CLEANUP(NbdServerInfoList_freep) struct NbdServerInfoList *list = calloc(1, sizeof(*list));
+	const struct nbd_server *s;
+
+	if (!list)
+		return error_set(errp, "Out of memory");
+	LIST_FOREACH(s, &servers, link) {
+		struct NbdServerInfo *info = calloc(1, sizeof(*info));
+
+		if (!info || query_one(s, info) < 0 || NbdServerInfoList_add(list, info) < 0) {
+			NbdServerInfo_free(info);
+			return error_set(errp, "Out of memory");
+		}
+	}
+	*ret_list = STEAL(list);
 	return 0;
 }

@@ -76,7 +76,7 @@ nbd_test_start(void *arg)
 	snprintf(path, sizeof(path), "quoin-nbd-test-%d", (int)getpid());
 	export_set_hooks(&hooks);
 	nbd_test_check(node_add(&node, &open_policy_default, &err), err);
-	nbd_test_check(nbd_server_start(&server, &err), err);
+	nbd_test_check(nbd_server_start(NULL, &server, false, &err), err);
 	nbd_test_check(nbd_test_add("e", "disk", true, &err), err);
 }
 
@@ -86,7 +86,7 @@ nbd_test_stop(void *arg)
 {
 	(void)arg;
 	if (nbd_server_default())
-		nbd_server_stop(NULL);
+		nbd_server_stop(NULL, NULL);
 	node_close_all();
 }
 

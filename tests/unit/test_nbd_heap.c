@@ -105,9 +105,9 @@ start_again(void *arg)
 	struct error *err = NULL;
 	int r;
 
-	assert_int_equal(nbd_server_stop(NULL), 0);
+	assert_int_equal(nbd_server_stop(NULL, NULL), 0);
 	failheap_arm(s->nth);
-	r = nbd_server_start(&opts, &err);
+	r = nbd_server_start(NULL, &opts, false, &err);
 	if (r >= 0)
 		r = nbd_test_add("e", "disk", true, &err);
 	s->failed = failheap_disarm();
@@ -115,7 +115,7 @@ start_again(void *arg)
 	assert_true(r >= 0 || err);
 	error_free(err);
 	if (r < 0 && !nbd_server_default())
-		assert_int_equal(nbd_server_start(&opts, NULL), 0);
+		assert_int_equal(nbd_server_start(NULL, &opts, false, NULL), 0);
 }
 
 static void

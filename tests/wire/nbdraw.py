@@ -39,9 +39,10 @@ class Conn:
     extended = False    # headers are, from the next request on
 
     def __init__(self, path, flags=3, greet=True, timeout=20):
-        self.sock = socket.socket(socket.AF_UNIX)
+        tcp = isinstance(path, tuple)
+        self.sock = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
         # With a time limit a full backlog would be an error at once.
-        self.sock.connect(str(path))
+        self.sock.connect(path if tcp else str(path))
         self.sock.settimeout(timeout)
         if greet:
             magic, opts, self.flags = struct.unpack('>QQH', self.recv(18))
