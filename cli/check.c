@@ -136,8 +136,8 @@ print_json(const struct run *r)
 	json_number("corruptions", c->corruptions, false);
 	json_number("corruptions-fixed", c->corruptions_fixed, false);
 	json_number("check-errors", c->errors, true);
-	json_number("leaks-fixed", c->leaks_fixed, false);
 	json_number("leaks", c->leaks, false);
+	json_number("leaks-fixed", c->leaks_fixed, false);
 	json_number("allocated-clusters", c->allocated_clusters, false);
 	json_string("filename", r->filename);
 	puts(",");

@@ -44,7 +44,10 @@ static const struct job_kind create_kind = {
 static int
 refuse_encryption(const struct BlockdevCreateOptions *o, struct error **errp)
 {
-	if (o->driver != BLOCKDEV_DRIVER_QCOW2 || !o->u.qcow2.encrypt)
+	bool qcow2 = o->driver == BLOCKDEV_DRIVER_QCOW2 && o->u.qcow2.encrypt;
+	bool qcow = o->driver == BLOCKDEV_DRIVER_QCOW && o->u.qcow.encrypt;
+
+	if (!qcow2 && !qcow)
 		return 0;
 	return error_set(errp, "Quoin makes no encrypted images, because it serves none: "
 			 "leave out 'encrypt', and encrypt the storage that the image lies "

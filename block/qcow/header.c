@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -52,4 +53,20 @@ qcow_header_parse(const void *buf, struct qcow_header *ret, struct error **errp)
 		return error_set(errp, "Invalid backing file offset");
 	*ret = h;
 	return 0;
+}
+
+void
+qcow_header_encode(const struct qcow_header *h, void *buf)
+{
+	uint8_t *p = buf;
+
+	memset(p, 0, QCOW_HEADER);
+	put_be32(p, MAGIC);
+	put_be32(p + 4, QCOW_VERSION);
+	put_be64(p + 8, h->backing_off);
+	put_be32(p + 16, h->backing_len);
+	put_be64(p + 24, h->size);
+	p[32] = (uint8_t)h->cluster_bits;
+	p[33] = (uint8_t)h->l2_bits;
+	put_be64(p + 40, h->l1_off);
 }

@@ -1,80 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/bytes.h"
-#include "base/cleanup.h"
-#include "block/io.h"
-#include "block/node.h"
 #include "block/qcow/qcow.h"
 
 #define COMPRESSED (UINT64_C(1) << 63)
 
-void
-qcow_cache_init(struct qcow_cache *c)
+int
+qcow_find_l2(struct qcow *q, uint64_t off, struct qcow_table *ret)
 {
-	memset(c, 0, sizeof(*c));
-	pthread_mutex_init(&c->lock, NULL);
-}
-
-void
-qcow_cache_done(struct qcow_cache *c)
-{
-	for (int i = 0; i < QCOW_PIECES; i++)
-		free(c->data[i]);
-	pthread_mutex_destroy(&c->lock);
-}
-
-static bool
-cached(struct qcow_cache *c, uint64_t piece, uint64_t at, uint64_t *ret)
-{
-	size_t i = piece / QCOW_PIECE % QCOW_PIECES;
-	bool hit;
-
-	pthread_mutex_lock(&c->lock);
-	hit = c->off[i] == piece + 1;
-	if (hit)
-		*ret = get_be64(c->data[i] + at);
-	pthread_mutex_unlock(&c->lock);
-	return hit;
-}
-
-/* The entry at off in the file. */
-static int
-read_entry(struct qcow *q, uint64_t off, uint64_t *ret)
-{
-	uint64_t piece = round_down(off, QCOW_PIECE), at = off - piece;
-	struct qcow_cache *c = &q->cache;
-	size_t i = piece / QCOW_PIECE % QCOW_PIECES;
-	struct node *file = q->node->file->child;
-	uint8_t *data, entry[8];
+	const struct qcow_table l1 = { q->header.l1_off, q->header.l1_size };
+	uint64_t i = off >> (q->header.cluster_bits + q->header.l2_bits), table;
 	int r;
 
-	/* Zeroes from behind the end of a file that was cut off are no table. */
-	if (!range_within(off, 8, node_size(file)))
+	*ret = (struct qcow_table){ 0, UINT64_C(1) << q->header.l2_bits };
+	if (i >= l1.entries)
 		return -EIO;
-	if (at > QCOW_PIECE - 8) {	/* a table at an odd place */
-		r = node_pread(file, off, entry, 8);
-		*ret = get_be64(entry);
+	r = qcow_cache_get(q, &l1, i, &table);
+	if (r < 0)
 		return r;
-	}
-	if (cached(c, piece, at, ret))
-		return 0;
-	data = malloc(QCOW_PIECE);
-	if (!data)
-		return -ENOMEM;
-	r = node_pread(file, piece, data, QCOW_PIECE);
-	if (r < 0) {
-		free(data);
-		return r;
-	}
-	*ret = get_be64(data + at);
-	pthread_mutex_lock(&c->lock);
-	free(c->data[i]);
-	c->data[i] = data;
-	c->off[i] = piece + 1;
-	pthread_mutex_unlock(&c->lock);
+	if (table > INT64_MAX - 8 * ret->entries)
+		return -EIO;
+	ret->off = table;
 	return 0;
 }
 
@@ -82,20 +29,13 @@ read_entry(struct qcow *q, uint64_t off, uint64_t *ret)
 static int
 find_entry(struct qcow *q, uint64_t off, uint64_t *ret)
 {
-	uint64_t cluster = off >> q->header.cluster_bits, table;
-	uint64_t index = cluster & ((UINT64_C(1) << q->header.l2_bits) - 1);
-	uint64_t l1 = cluster >> q->header.l2_bits;
-	int r;
+	struct qcow_table l2;
+	int r = qcow_find_l2(q, off, &l2);
 
 	*ret = 0;
-	if (l1 >= q->header.l1_size)
-		return -EIO;
-	r = read_entry(q, q->header.l1_off + 8 * l1, &table);
-	if (r < 0 || !table)
+	if (r < 0 || !l2.off)
 		return r;
-	if (table > INT64_MAX - (UINT64_C(8) << q->header.l2_bits))
-		return -EIO;
-	return read_entry(q, table + 8 * index, ret);
+	return qcow_cache_get(q, &l2, off >> q->header.cluster_bits & (l2.entries - 1), ret);
 }
 
 static int

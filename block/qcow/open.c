@@ -85,13 +85,11 @@ qcow_open(struct node *n, struct opener *op, struct error **errp)
 		goto fail;
 	if (open_backing(q, op, o, errp))
 		goto fail;
-	if (!n->read_only && n->auto_read_only)
-		n->read_only = true;
-	if (!n->read_only) {
-		error_set(errp, "The driver 'qcow' only reads: node '%s' has to be read-only",
-			  n->name);
+	if (q->key && !n->read_only) {
+		error_set(errp, "An encrypted image can only be opened read-only");
 		goto fail;
 	}
+	q->end = atomic_load(&n->file->child->size);
 	return 0;
 
 fail:
@@ -102,25 +100,39 @@ fail:
 	return -1;
 }
 
+/* All that was changed, for good. */
+static int
+store(struct node *n)
+{
+	int r = qcow_flush(n);
+
+	return r < 0 || n->read_only ? r : node_flush(n->file->child);
+}
+
 static int
 qcow_close(struct node *n)
 {
 	struct qcow *q = n->state;
+	int r = store(n);
 
 	if (q->key)
 		q->decryptor->forget(q->key);
 	qcow_cache_done(&q->cache);
 	free(q->backing_name);
-	return 0;
+	return r;
 }
 
 static int
 qcow_set_read_only(struct node *n, bool read_only, struct error **errp)
 {
-	if (read_only)
-		return 0;
-	return error_set(errp, "The driver 'qcow' only reads: node '%s' has to be read-only",
-			 n->name);
+	const struct qcow *q = n->state;
+	int r = read_only ? store(n) : 0;
+
+	if (r < 0)
+		return error_set_errno(errp, r, "Could not write back the image's tables"), -1;
+	if (!read_only && q->header.aes)
+		return error_set(errp, "An encrypted image can only be opened read-only");
+	return 0;
 }
 
 static int
@@ -146,6 +158,9 @@ const struct driver driver_qcow = {
 	.close = qcow_close,
 	.set_read_only = qcow_set_read_only,
 	.read = qcow_read,
+	.write = qcow_write,
+	.flush = qcow_flush,
 	.status = qcow_status,
 	.info = qcow_info,
+	.create = qcow_create,
 };

@@ -185,7 +185,8 @@ qcow2_header_check(const struct qcow2_header *h, const void *features, size_t fe
 		return error_set(errp, "Reference count entry width too large; may not exceed "
 				       "64 bits");
 	if (h->crypt_method > QCOW2_CRYPT_LUKS)
-		return error_set(errp, "Unsupported encryption method %" PRIu32, h->crypt_method);
+		return error_set(errp, "Unsupported encryption method %" PRId32,
+				 (int32_t)h->crypt_method);
 	if (!h->reftable_clusters)
 		return error_set(errp, "Image does not contain a reference count table");
 	if (qcow2_table_check(h->reftable_off, h->reftable_clusters, cluster, QCOW2_REFTABLE_MAX,
