@@ -35,6 +35,7 @@ struct check_result;
 struct iov;
 struct open_policy;
 struct opener;		/* one node_open() under way: policy, refusals, depth */
+struct snapshot_ops;	/* block/snapshot.h */
 struct ranges;		/* block/ranges.h: requests that must not overlap */
 
 /* Multiples and maxima that a driver's requests keep to; 0 in a maximum: none. */
@@ -122,6 +123,8 @@ struct driver {
 	/* Write the backing file's name and format into the header. Optional. */
 	int (*change_backing)(struct node *n, const char *file, const char *fmt,
 			      struct error **errp);
+	/* Images hold internal snapshots (block/snapshot.h). Optional. */
+	const struct snapshot_ops *snapshots;
 	/* Fill the driver's part of ImageInfo: cluster_size, dirty_flag, backing
 	 * names, format_specific, snapshots. Optional. */
 	int (*info)(struct node *n, struct ImageInfo *info, struct error **errp);

@@ -29,7 +29,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/qcow2/check_int.h"
-#include "block/qcow2/checkpoint.h"
+#include "block/qcow2/mark.h"
 
 enum { LINE_MAX_LEN = 1024, LINES_MAX = 100000 };
 
@@ -196,28 +196,6 @@ compare_and_fix(struct qcow2_checker *c)
 	return qcow2_check_compare(c, c->fix);
 }
 
-/* Nothing is wrong any more. */
-static int
-unmark(struct qcow2 *q)
-{
-	const uint64_t marks = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
-	uint8_t field[8];
-	int r;
-
-	if (!(q->header.incompat & marks))
-		return 0;
-	put_be64(field, q->header.incompat & ~marks);
-	co_mutex_lock(&q->checkpoint);
-	r = qcow2_write_field(q, QCOW2_OFF_INCOMPAT, field, sizeof(field));
-	co_mutex_unlock(&q->checkpoint);
-	if (r < 0)
-		return r;
-	qcow2_lock(q);
-	q->header.incompat &= ~marks;
-	qcow2_unlock(q);
-	return 0;
-}
-
 static int
 check_all(struct qcow2_checker *c)
 {
@@ -234,8 +212,9 @@ check_all(struct qcow2_checker *c)
 		r = qcow2_check_flags(c);
 	if (!r)
 		c->result->image_end = (c->last + 1) << q->cluster_bits;
+	/* Nothing is wrong any more. */
 	if (!r && c->fix && !c->result->errors && !c->result->corruptions)
-		r = unmark(q);
+		r = qcow2_unmark(q, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 	return r;
 }
 

@@ -250,8 +250,8 @@ pressure(struct qcow2 *q)
 
 /* If there is too much to write, or to free, the first that finds so does it; the
  * others go on until it is twice as much, and only then wait. */
-static int
-throttle(struct qcow2 *q)
+int
+qcow2_throttle(struct qcow2 *q)
 {
 	CLEANUP(co_mutex_unlockp) struct co_mutex *held = NULL;
 	CLEANUP(snapshot_done) struct snapshot s = { 0 };
@@ -279,7 +279,7 @@ qcow2_before_write(struct qcow2 *q)
 
 	if (!r && atomic_load_explicit(&q->mark_due, memory_order_acquire))
 		r = qcow2_bitmaps_before_write(q);
-	return r < 0 ? r : throttle(q);
+	return r < 0 ? r : qcow2_throttle(q);
 }
 
 int
@@ -310,6 +310,16 @@ qcow2_write_field(struct qcow2 *q, uint64_t off, const void *field, size_t len)
 		r = node_pwrite(qcow2_file(q), off, field, len);
 	if (!r)
 		r = qcow2_barrier(q);
+	return r;
+}
+
+int
+qcow2_switch_field(struct qcow2 *q, uint64_t off, const void *old, const void *field, size_t len)
+{
+	int r = qcow2_write_field(q, off, field, len);
+
+	if (r < 0 && !atomic_load(&q->failed) && qcow2_write_field(q, off, old, len) < 0)
+		atomic_store(&q->failed, r);
 	return r;
 }
 

@@ -21,6 +21,9 @@ int qcow2_checkpoint(struct qcow2 *q);
  * or to free.  Holding no lock and no claim. */
 int qcow2_before_write(struct qcow2 *q);
 
+/* The second half of that, for whoever makes many changes without any request. */
+int qcow2_throttle(struct qcow2 *q);
+
 /* ---- with the checkpoint lock held ---- */
 
 /* Flush the image file, and an external data file; a failure is final. */
@@ -29,5 +32,9 @@ int qcow2_barrier(struct qcow2 *q);
 int qcow2_write_refs(struct qcow2 *q);
 /* Write a field of the header, with a barrier before and behind. */
 int qcow2_write_field(struct qcow2 *q, uint64_t off, const void *field, size_t len);
+/* The same, within a sector, for a field that decides what the image is: after a
+ * failure the disk is known to have the old one, or else the image has failed. */
+int qcow2_switch_field(struct qcow2 *q, uint64_t off, const void *old, const void *field,
+		       size_t len);
 
 #endif

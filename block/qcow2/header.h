@@ -77,6 +77,7 @@ enum qcow2_field_off {
 	QCOW2_OFF_SIZE = 24,
 	QCOW2_OFF_L1_SIZE = 36,		/* and the L1 offset behind it */
 	QCOW2_OFF_REFTABLE = 48,	/* and the number of clusters behind it */
+	QCOW2_OFF_SNAPSHOTS = 60,	/* their number, and the table's offset behind it */
 	QCOW2_OFF_INCOMPAT = 72,
 	QCOW2_OFF_COMPAT = 80,
 	QCOW2_OFF_AUTOCLEAR = 88,

@@ -9,13 +9,13 @@
 #include "block/qcow2/snapshots.h"
 #include "schema/types.h"
 
-static int
-add_snapshot(struct ImageInfo *info, const struct qcow2_snapshot *s)
+struct SnapshotInfo *
+qcow2_snapshot_info(const struct qcow2_snapshot *s)
 {
 	struct SnapshotInfo *i = calloc(1, sizeof(*i));
 
 	if (!i)
-		return -1;
+		return NULL;
 	i->id = strdup(s->id);
 	i->name = strdup(s->name);
 	i->vm_state_size = (int64_t)s->vm_state_size;
@@ -25,9 +25,22 @@ add_snapshot(struct ImageInfo *info, const struct qcow2_snapshot *s)
 	i->vm_clock_nsec = (int64_t)(s->vm_clock_nsec % 1000000000);
 	i->has_icount = s->icount != UINT64_MAX;
 	i->icount = i->has_icount ? (int64_t)s->icount : 0;
+	if (i->id && i->name)
+		return i;
+	SnapshotInfo_free(i);
+	return NULL;
+}
+
+static int
+add_snapshot(struct ImageInfo *info, const struct qcow2_snapshot *s)
+{
+	struct SnapshotInfo *i = qcow2_snapshot_info(s);
+
+	if (!i)
+		return -1;
 	if (!info->snapshots)
 		info->snapshots = calloc(1, sizeof(*info->snapshots));
-	if (i->id && i->name && info->snapshots && !SnapshotInfoList_add(info->snapshots, i))
+	if (info->snapshots && !SnapshotInfoList_add(info->snapshots, i))
 		return 0;
 	SnapshotInfo_free(i);
 	return -1;

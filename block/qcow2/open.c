@@ -290,5 +290,6 @@ const struct driver driver_qcow2 = {
 	.create = qcow2_create,
 	.change_backing = qcow2_change_backing,
 	.bitmaps = &qcow2_bitmap_ops,
+	.snapshots = &qcow2_snapshot_ops,
 	.check = qcow2_check_image,
 };

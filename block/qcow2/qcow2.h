@@ -279,6 +279,7 @@ int qcow2_create(const struct BlockdevCreateOptions *opts, struct error **errp);
 int qcow2_info(struct node *n, struct ImageInfo *info, struct error **errp);
 int qcow2_check_image(struct node *n, unsigned fix, const struct check_report *report,
 		      struct check_result *ret);
+extern const struct snapshot_ops qcow2_snapshot_ops;
 int qcow2_change_backing(struct node *n, const char *file, const char *fmt,
 			 struct error **errp);
 

@@ -414,28 +414,33 @@ qcow2_refs_drop_later(struct qcow2 *q, uint64_t host, uint64_t n, enum qcow2_fre
 	l->clusters += n;
 }
 
-/* One cluster loses its reference.  Where it was the last, the file below may
- * forget the bytes: before the count goes down, while nobody can take it. */
-static int
-drop_run(struct qcow2 *q, const struct qcow2_freed *f)
+/* Tell the file below of those among n clusters that have one reference left. */
+static void
+discard_last(struct qcow2 *q, uint64_t cluster, uint64_t n)
 {
-	if (q->pass_discard[f->why]) {
-		uint64_t start = 0, len = 0, count;
+	uint64_t start = 0, len = 0, count;
 
-		for (uint64_t i = 0; i <= f->n; i++) {
+	for (uint64_t i = 0; i <= n; i++) {
+		count = 0;
+		if (i < n && qcow2_refs_get(q, cluster + i, &count) < 0)
 			count = 0;
-			if (i < f->n && qcow2_refs_get(q, f->cluster + i, &count) < 0)
-				count = 0;
-			if (count == 1 && len++ == 0)
-				start = f->cluster + i;
-			if (count != 1 && len) {
-				(void)node_discard(qcow2_file(q), start << q->cluster_bits,
-						   len << q->cluster_bits);
-				len = 0;
-			}
+		if (count == 1 && len++ == 0)
+			start = cluster + i;
+		if (count != 1 && len) {
+			(void)node_discard(qcow2_file(q), start << q->cluster_bits,
+					   len << q->cluster_bits);
+			len = 0;
 		}
 	}
-	return qcow2_refs_change(q, f->cluster, f->n, -1);
+}
+
+int
+qcow2_refs_drop(struct qcow2 *q, uint64_t cluster, uint64_t n, enum qcow2_free_why why)
+{
+	/* Before the count goes down, while nobody can take it. */
+	if (q->pass_discard[why])
+		discard_last(q, cluster, n);
+	return qcow2_refs_change(q, cluster, n, -1);
 }
 
 int
@@ -461,7 +466,7 @@ qcow2_refs_drop_now(struct qcow2 *q, bool all)
 		}
 		l->clusters -= f.n;
 		/* A count that is zero already: the image was wrong before. */
-		if (drop_run(q, &f) < 0 && !r)
+		if (qcow2_refs_drop(q, f.cluster, f.n, f.why) < 0 && !r)
 			r = -EIO;
 	}
 	l->n = kept;

@@ -46,6 +46,10 @@ void qcow2_refs_drop_later(struct qcow2 *q, uint64_t host, uint64_t n,
  * uses any more (all: every one of them, nothing is in flight). */
 int qcow2_refs_drop_now(struct qcow2 *q, bool all);
 
+/* Clusters that lost a reference on disk, and that no request uses: where it was
+ * the last, the file below may forget them; then the counts go down. */
+int qcow2_refs_drop(struct qcow2 *q, uint64_t cluster, uint64_t n, enum qcow2_free_why why);
+
 void qcow2_freelist_done(struct qcow2_freelist *l);
 
 /* An entry of a refcount block, of 1 << order bits. */

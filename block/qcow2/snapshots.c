@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "block/qcow2/snapshots.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,14 +44,39 @@ decode(struct qcow2_snapshot *s, const uint8_t *head, const uint8_t *extra, size
 	s->icount = extra_len >= 24 ? get_be64(extra + 16) : UINT64_MAX;
 }
 
+/* Where the parts of an entry end. */
+struct shape {
+	uint32_t id_len, name_len, extra_len;
+};
+
+static struct shape
+shape_of(const uint8_t *head)
+{
+	return (struct shape){ .id_len = get_be16(head + 12), .name_len = get_be16(head + 14),
+			       .extra_len = get_be32(head + 36) };
+}
+
+/* Take over entry, of this shape; s->entry is NULL until then. */
+static int
+adopt(struct qcow2_snapshot *s, uint8_t *entry, struct shape p, uint64_t disk_size)
+{
+	const uint8_t *extra = entry + HEAD;
+
+	decode(s, entry, extra, p.extra_len, disk_size);
+	s->entry = entry;
+	s->entry_len = HEAD + (size_t)p.extra_len + p.id_len + p.name_len;
+	s->id = string(extra + p.extra_len, p.id_len);
+	s->name = string(extra + p.extra_len + p.id_len, p.name_len);
+	return s->id && s->name ? 0 : -ENOMEM;
+}
+
 /* Read entry i at *off of the file, and move *off behind it. */
 static int
 read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct error **errp)
 {
 	struct qcow2_snapshot *s = &q->snapshots[i];
-	CLEANUP(cleanup_free) uint8_t *rest = NULL;
-	uint32_t id_len, name_len, extra_len;
-	uint8_t head[HEAD];
+	uint8_t head[HEAD], *entry;
+	struct shape p;
 	size_t len;
 	int r;
 
@@ -58,24 +84,22 @@ read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct error **errp)
 	r = node_pread(qcow2_file(q), *off, head, sizeof(head));
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to read snapshot table"), -1;
-	id_len = get_be16(head + 12);
-	name_len = get_be16(head + 14);
-	extra_len = get_be32(head + 36);
-	if (extra_len > EXTRA_MAX)
+	p = shape_of(head);
+	if (p.extra_len > EXTRA_MAX)
 		return error_set(errp, "Too much extra metadata in snapshot table entry %u", i);
-	len = (size_t)extra_len + id_len + name_len;
-	rest = malloc(len + 1);
-	if (!rest)
+	len = HEAD + (size_t)p.extra_len + p.id_len + p.name_len;
+	entry = malloc(len);
+	if (!entry)
 		return error_set(errp, "Out of memory for the snapshot table");
-	r = node_pread(qcow2_file(q), *off + HEAD, rest, len);
-	if (r < 0)
+	memcpy(entry, head, HEAD);
+	r = node_pread(qcow2_file(q), *off + HEAD, entry + HEAD, len - HEAD);
+	if (r < 0) {
+		free(entry);
 		return error_set_errno(errp, r, "Failed to read snapshot table"), -1;
-	decode(s, head, rest, extra_len, q->header.size);
-	s->id = string(rest + extra_len, id_len);
-	s->name = string(rest + extra_len + id_len, name_len);
-	if (!s->id || !s->name)
+	}
+	if (adopt(s, entry, p, q->header.size))
 		return error_set(errp, "Out of memory for the snapshot table");
-	*off += HEAD + len;
+	*off += len;
 	if (*off - q->header.snapshots_off > TABLE_MAX)
 		return error_set(errp, "Snapshot table is too big");
 	return qcow2_table_check(s->l1_off, s->l1_size, 8, QCOW2_L1_MAX, q->cluster_bits,
@@ -106,11 +130,69 @@ qcow2_snapshots_read(struct qcow2 *q, struct error **errp)
 void
 qcow2_snapshots_done(struct qcow2 *q)
 {
-	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
-		free(q->snapshots[i].id);
-		free(q->snapshots[i].name);
-	}
+	for (uint32_t i = 0; i < q->nb_snapshots; i++)
+		qcow2_snapshot_done(&q->snapshots[i]);
 	free(q->snapshots);
 	q->snapshots = NULL;
 	q->nb_snapshots = 0;
+}
+
+void
+qcow2_snapshot_done(struct qcow2_snapshot *s)
+{
+	free(s->id);
+	free(s->name);
+	free(s->entry);
+	memset(s, 0, sizeof(*s));
+}
+
+int
+qcow2_snapshot_init(struct qcow2_snapshot *s, const char *id, const char *name)
+{
+	struct shape p = { .id_len = (uint32_t)strlen(id), .name_len = (uint32_t)strlen(name),
+			   .extra_len = EXTRA_KNOWN };
+	uint8_t *entry = calloc(1, HEAD + EXTRA_KNOWN + p.id_len + p.name_len), *extra;
+
+	if (!entry)
+		return -ENOMEM;
+	extra = entry + HEAD;
+	put_be64(entry, s->l1_off);
+	put_be32(entry + 8, s->l1_size);
+	put_be16(entry + 12, (uint16_t)p.id_len);
+	put_be16(entry + 14, (uint16_t)p.name_len);
+	put_be32(entry + 16, s->date_sec);
+	put_be32(entry + 20, s->date_nsec);
+	put_be64(entry + 24, s->vm_clock_nsec);
+	put_be32(entry + 32, s->vm_state_size > UINT32_MAX ? 0 : (uint32_t)s->vm_state_size);
+	put_be32(entry + 36, p.extra_len);
+	put_be64(extra, s->vm_state_size);
+	put_be64(extra + 8, s->disk_size);
+	put_be64(extra + 16, s->icount);
+	memcpy(extra + p.extra_len, id, p.id_len);
+	memcpy(extra + p.extra_len + p.id_len, name, p.name_len);
+	return adopt(s, entry, p, s->disk_size);
+}
+
+int
+qcow2_snapshots_encode(const struct qcow2_snapshot *s, uint32_t n, uint8_t **ret_table,
+		       uint64_t *ret_len)
+{
+	uint64_t len = 0, off = 0;
+	uint8_t *table;
+
+	for (uint32_t i = 0; i < n; i++)
+		len = round_up(len, 8) + s[i].entry_len;
+	if (len > TABLE_MAX)
+		return -EFBIG;
+	table = calloc(1, len + 1);
+	if (!table)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n; i++) {
+		off = round_up(off, 8);
+		memcpy(table + off, s[i].entry, s[i].entry_len);
+		off += s[i].entry_len;
+	}
+	*ret_table = table;
+	*ret_len = len;
+	return 0;
 }

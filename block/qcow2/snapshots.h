@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* block/qcow2/snapshots.h - the internal snapshots that an image holds.
+/* block/qcow2/snapshots.h - the table of the internal snapshots that an image holds.
  *
- * They are read and kept: what they refer to is counted, so writes to it go
- * elsewhere by themselves. */
+ * An entry is kept as it stands in the image, because there may be more in it than
+ * is known here; it is written back so. */
 #ifndef BLOCK_QCOW2_SNAPSHOTS_H
 #define BLOCK_QCOW2_SNAPSHOTS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
+struct SnapshotInfo;
 struct error;
 struct qcow2;
 
@@ -20,10 +22,22 @@ struct qcow2_snapshot {
 	uint64_t disk_size;
 	uint64_t icount;		/* UINT64_MAX: none */
 	char *id, *name;
+	uint8_t *entry;			/* in the table, without padding */
+	size_t entry_len;
 };
 
 /* Read the table that the header points at.  0 or -1; coroutine. */
 int qcow2_snapshots_read(struct qcow2 *q, struct error **errp);
 void qcow2_snapshots_done(struct qcow2 *q);
+
+/* Make s's entry, id and name from all its other fields.  -ENOMEM. */
+int qcow2_snapshot_init(struct qcow2_snapshot *s, const char *id, const char *name);
+void qcow2_snapshot_done(struct qcow2_snapshot *s);
+/* What QMP tells of it; NULL: no memory.  The caller frees. */
+struct SnapshotInfo *qcow2_snapshot_info(const struct qcow2_snapshot *s);
+
+/* The table of n snapshots.  -EFBIG: too large; -ENOMEM.  The caller frees. */
+int qcow2_snapshots_encode(const struct qcow2_snapshot *s, uint32_t n, uint8_t **ret_table,
+			   uint64_t *ret_len);
 
 #endif
