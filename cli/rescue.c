@@ -40,6 +40,8 @@ static const char help[] =
 	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
 	"                               right: if it is wrong, TARGET will be noise\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
+	"      --keep-chain             make TARGET a folder with a plain copy of each layer\n"
+	"      --resume                 keep what an interrupted run did, and go on with it\n"
 	"      --verify                 read TARGET back and compare it with SOURCE\n"
 	"      --salvage                go on at damaged places: TARGET has zeroes there\n"
 	"      --map FILE               where --salvage says what was lost, as a mapfile of\n"
@@ -62,6 +64,8 @@ enum {
 	OPT_VERIFY,
 	OPT_SALVAGE,
 	OPT_MAP,
+	OPT_KEEP_CHAIN,
+	OPT_RESUME,
 };
 
 static const struct option long_options[] = {
@@ -70,6 +74,8 @@ static const struct option long_options[] = {
 	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
+	{ "keep-chain", no_argument, NULL, OPT_KEEP_CHAIN },
+	{ "resume", no_argument, NULL, OPT_RESUME },
 	{ "verify", no_argument, NULL, OPT_VERIFY },
 	{ "salvage", no_argument, NULL, OPT_SALVAGE },
 	{ "map", required_argument, NULL, OPT_MAP },
@@ -148,6 +154,12 @@ take_option(struct run_options *o, bool *list, int opt)
 	case OPT_ACCEPT:
 		o->keys->accept_unverified = true;
 		return PARSE_OK;
+	case OPT_KEEP_CHAIN:
+		o->keep_chain = true;
+		return PARSE_OK;
+	case OPT_RESUME:
+		o->resume = true;
+		return PARSE_OK;
 	case OPT_VERIFY:
 		o->verify = true;
 		return PARSE_OK;
@@ -183,6 +195,12 @@ check_options(struct run_options *o)
 		return complain("the map cannot be the target: ", o->map);
 	if (o->verify && kind == OUTPUT_STREAM)
 		return complain("what goes to standard output cannot be read back to verify it", "");
+	if (o->keep_chain && o->map)
+		return complain("the maps of a kept chain are in its folder, --map is not for it", "");
+	if (o->keep_chain && kind != OUTPUT_FILE)
+		return complain("a chain that is kept goes to a folder, not to ", o->target);
+	if (o->resume && kind != OUTPUT_FILE)
+		return complain("only what goes to a file can be resumed, not ", o->target);
 	if (o->salvage && !o->map && kind != OUTPUT_FILE)
 		return complain("--salvage wants --map FILE unless the target is a file", "");
 	return PARSE_OK;
@@ -241,7 +259,7 @@ run(struct run_options *o)
 	CLEANUP(cleanup_free) char *map = NULL;
 	int status;
 
-	if (o->salvage && o->target && !o->map)
+	if (o->salvage && o->target && !o->map && !o->keep_chain)
 		map = default_map(o);
 	status = run_rescue(o, &err);
 	if (err)
@@ -270,7 +288,8 @@ cli_rescue(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (status > RUN_INTERRUPTED) {
-		fprintf(stderr, "quoin rescue: interrupted, no file was left behind\n");
+		fprintf(stderr, "quoin rescue: interrupted, %s\n",
+			o.resume ? "the same command goes on" : "no file was left behind");
 		signal(status - RUN_INTERRUPTED, SIG_DFL);
 		raise(status - RUN_INTERRUPTED);
 	}

@@ -49,6 +49,7 @@ set_up(struct copy *c, struct pipeline *p)
 		.source = c->source,
 		.base = c->base,
 		.layer = c->layer,
+		.start = c->start,
 		.sink = c->output ? output_sink(c->output) : NULL,
 		.progress = c->progress,
 		.digest = c->want_digest ? &c->hash : NULL,
@@ -100,7 +101,15 @@ copy_measure(struct copy *c, struct error **errp)
 int
 copy_open(struct copy *c, struct error **errp)
 {
-	return output_open(&c->spec, node_size(c->source), c->size.data, &c->output, errp);
+	return output_open(&c->spec, node_size(c->source), c->start, &c->output, errp);
+}
+
+uint64_t
+copy_position(struct copy *c)
+{
+	if (c->copied)
+		return node_size(c->source);
+	return c->running ? max_u64(c->start, pipeline_done(c->running)) : c->start;
 }
 
 static int
@@ -122,8 +131,12 @@ copy_run(struct copy *c, struct error **errp)
 	struct pipeline p;
 
 	set_up(c, &p);
-	if (run(c, &p, errp) < 0)
+	if (run(c, &p, errp) < 0) {
+		/* What was done before it ended is worth keeping. */
+		c->start = max_u64(c->start, min_u64(p.at, pipeline_done(&p)));
 		return -1;
+	}
+	c->copied = true;
 	if (c->want_digest)
 		digest_hex(&c->hash, c->digest);
 	return 0;
@@ -138,6 +151,7 @@ copy_verify(struct copy *c, struct error **errp)
 		return -1;
 	set_up(c, &p);
 	p.compare = true;
+	p.start = 0;
 	p.digest = NULL;
 	return run(c, &p, errp);
 }

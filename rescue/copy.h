@@ -27,14 +27,16 @@ struct copy {
 	struct progress *progress;
 	bool salvage;			/* go on at damaged places; see lost */
 	bool want_digest;
+	uint64_t start;			/* what lies before was copied by an earlier run */
 
 	struct output *output;		/* from copy_open() on */
-	struct pipeline_size size;	/* from copy_measure() on */
+	struct pipeline_size size;	/* from copy_measure() on; behind start */
 	struct lost lost;
 	char digest[DIGEST_HEX];	/* of the content; "": not wanted, or not known yet */
 	const char *verified;		/* how it was read back; NULL: it was not */
 
 	/* Private. */
+	bool copied;
 	struct digest hash;
 	struct pipeline *running;
 };
@@ -42,6 +44,8 @@ struct copy {
 void copy_init(struct copy *c);
 int copy_measure(struct copy *c, struct error **errp);
 int copy_open(struct copy *c, struct error **errp);
+/* All before this offset is with the sink; a flush makes it stable. */
+uint64_t copy_position(struct copy *c);
 int copy_run(struct copy *c, struct error **errp);
 
 /* Read the source once more, and what was written, and compare.  After

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "rescue/options.h"
 
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -126,27 +128,38 @@ options_for_chain(const struct image_chain *chain)
 }
 
 struct BlockdevCreateOptions *
-options_create_qcow2(const struct options_place *place, uint64_t size)
+options_create_qcow2(const struct options_place *place, const struct options_qcow2 *how)
 {
 	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *o = calloc(1, sizeof(*o));
+	struct BlockdevCreateOptionsQcow2 *q;
 
 	if (!o)
 		return NULL;
 	o->driver = BLOCKDEV_DRIVER_QCOW2;
-	o->u.qcow2.size = size;
-	o->u.qcow2.file = file_ref(place);
-	return o->u.qcow2.file ? STEAL(o) : NULL;
+	q = &o->u.qcow2;
+	q->size = how->size;
+	q->has_cluster_size = true;
+	q->cluster_size = how->cluster;
+	q->file = file_ref(place);
+	if (!q->file)
+		return NULL;
+	if (how->backing) {
+		q->has_backing_fmt = true;
+		q->backing_fmt = how->backing_is_qcow2 ? BLOCKDEV_DRIVER_QCOW2 : BLOCKDEV_DRIVER_RAW;
+		q->backing_file = strdup(how->backing);
+		if (!q->backing_file)
+			return NULL;
+	}
+	return STEAL(o);
 }
 
 struct BlockdevOptions *
 options_for_target(const struct options_place *place, bool qcow2)
 {
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
+	static _Atomic unsigned made;
 
-	if (!o)
-		return NULL;
-	o->node_name = strdup("target");
-	if (!o->node_name)
+	if (!o || asprintf(&o->node_name, "target%u", atomic_fetch_add(&made, 1)) < 0)
 		return NULL;
 	if (!qcow2)
 		return fill_file(o, place) < 0 ? NULL : STEAL(o);

@@ -28,9 +28,14 @@ struct options_place {
 	bool direct;		/* bypass the page cache */
 };
 
-/* A new qcow2 image of this virtual size in the file there. */
+/* A new qcow2 image in the file there. */
+struct options_qcow2 {
+	uint64_t size, cluster;
+	const char *backing;		/* a name to be recorded; NULL: none */
+	bool backing_is_qcow2;		/* ... as its format; else raw */
+};
 struct BlockdevCreateOptions *options_create_qcow2(const struct options_place *place,
-						   uint64_t size);
+						   const struct options_qcow2 *how);
 
 /* What is there, by itself: what a qcow2 image names as its backing file is not
  * opened. */

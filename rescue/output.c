@@ -9,9 +9,12 @@
 #include <unistd.h>
 
 #include "aio/work.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "block/check.h"
 #include "block/driver.h"
+#include "block/io.h"
 #include "block/node.h"
 #include "block/open.h"
 #include "rescue/device.h"
@@ -23,13 +26,13 @@
 
 enum {
 	FILE_GRAIN = 4096,
+	SECTOR = 512,
 	DEVICE_GRAIN = 65536,
-	QCOW2_CLUSTER = 65536,
 };
 
 struct output {
 	struct output_spec spec;
-	uint64_t size;
+	uint64_t size, start;
 	struct target *file;	/* a file only */
 	int device;		/* the claim on a device; -1: none */
 	struct sink *sink;
@@ -119,12 +122,34 @@ static int
 format_qcow2(struct output *o, struct error **errp)
 {
 	struct options_place place = place_of(o);
+	struct options_qcow2 how = { .size = round_up(o->size, SECTOR),
+				     .cluster = o->spec.cluster, .backing = o->spec.backing,
+				     .backing_is_qcow2 = o->spec.backing_is_qcow2 };
 	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *create = NULL;
 
-	create = options_create_qcow2(&place, o->size);
+	create = options_create_qcow2(&place, &how);
 	if (!create)
 		return error_set(errp, "Cannot allocate memory");
 	return driver_find("qcow2")->create(create, errp);
+}
+
+/* What an earlier run left behind what it recorded is worth nothing: clusters that are
+ * counted and not used, and data that this run may not find again. */
+static int
+tidy_qcow2(const struct output *o, struct node *n, struct error **errp)
+{
+	struct check_result found;
+	int r = node_check(n, CHECK_FIX_LEAKS, NULL, &found);
+
+	if (r == 0 && (found.corruptions || found.errors))
+		return error_set(errp, "The partial file of '%s' is damaged", o->spec.name);
+	if (r == 0)
+		r = node_discard(n, round_up(o->start, o->spec.cluster),
+				 o->size - min_u64(o->size, round_up(o->start, o->spec.cluster)));
+	if (r == 0)
+		return 0;
+	error_set_errno(errp, r, "Could not go on with '%s'", o->spec.name);
+	return -1;
 }
 
 static int
@@ -137,9 +162,10 @@ open_sink(struct output *o, const struct options_place *place,
 	options = options_for_target(place, o->spec.qcow2);
 	if (!options)
 		return error_set(errp, "Cannot allocate memory");
-	if (node_open(options, &open_policy_default, &n, errp) < 0)
+	if (node_open(options, &open_policy_default, &n, errp) < 0 ||
+	    sink_node_new(n, how, &o->sink, errp) < 0)
 		return -1;
-	return sink_node_new(n, how, &o->sink, errp);
+	return o->spec.qcow2 && o->start && !how->read_only ? tidy_qcow2(o, n, errp) : 0;
 }
 
 static int
@@ -148,29 +174,61 @@ open_node(struct output *o, struct error **errp)
 	struct options_place place = place_of(o);
 	struct sink_node_options how = { .starts_zeroed = true, .grain = FILE_GRAIN };
 
+	/* Over a backing file, what is not written would show that. */
 	if (o->spec.qcow2)
-		how.grain = QCOW2_CLUSTER;
+		how = (struct sink_node_options){ .starts_zeroed = !o->spec.backing,
+						  .grain = (uint32_t)o->spec.cluster };
 	else if (place.device)
 		how = (struct sink_node_options){ .grain = DEVICE_GRAIN };
 	return open_sink(o, &place, &how, errp);
 }
 
 static int
-open_file(struct output *o, uint64_t data, struct error **errp)
+new_file(struct output *o, struct error **errp)
 {
-	if (target_new(o->spec.name, o->spec.force, &o->file, errp) < 0 ||
-	    target_check_space(o->file, data, errp) < 0)
-		return -1;
-	if (!o->spec.qcow2 && ftruncate(target_fd(o->file), (off_t)o->size) < 0) {
-		error_set_errno(errp, errno, "Could not make '%s' as large as the disk",
-				o->spec.name);
-		return -1;
+	const struct output_spec *s = &o->spec;
+	bool fresh;
+
+	if (s->partial) {
+		if (target_partial(s->folder, s->name, s->force, &o->file, &fresh, errp) < 0)
+			return -1;
+		if (fresh)
+			o->start = 0;
+		return 0;
 	}
-	return 0;
+	return s->folder < 0 ? target_new(s->name, s->force, &o->file, errp)
+			     : target_new_in(s->folder, s->name, &o->file, errp);
+}
+
+/* Cut off what lies behind start; the rest of the disk is a hole. */
+static int
+size_file(struct output *o, struct error **errp)
+{
+	int fd = target_fd(o->file);
+
+	if (o->spec.qcow2 && o->start)
+		return 0;
+	if (ftruncate(fd, (off_t)o->start) == 0 &&
+	    (o->spec.qcow2 || ftruncate(fd, (off_t)o->size) == 0))
+		return 0;
+	error_set_errno(errp, errno, "Could not make '%s' as large as the disk", o->spec.name);
+	return -1;
+}
+
+static int
+open_file(struct output *o, struct error **errp)
+{
+	uint64_t start = o->start;
+
+	if (new_file(o, errp) < 0)
+		return -1;
+	if (o->start != start)
+		return error_set(errp, "The partial file of '%s' has vanished", o->spec.name);
+	return size_file(o, errp);
 }
 
 int
-output_open(const struct output_spec *spec, uint64_t size, uint64_t data, struct output **ret,
+output_open(const struct output_spec *spec, uint64_t size, uint64_t start, struct output **ret,
 	    struct error **errp)
 {
 	struct output *o = calloc(1, sizeof(*o));
@@ -180,6 +238,7 @@ output_open(const struct output_spec *spec, uint64_t size, uint64_t data, struct
 		return error_set(errp, "Cannot allocate memory");
 	o->spec = *spec;
 	o->size = size;
+	o->start = start;
 	o->device = -1;
 	switch (spec->kind) {
 	case OUTPUT_STREAM:
@@ -192,10 +251,10 @@ output_open(const struct output_spec *spec, uint64_t size, uint64_t data, struct
 		r = device_claim(spec->name, size, &o->device, errp);
 		break;
 	case OUTPUT_FILE:
-		r = open_file(o, data, errp);
+		r = open_file(o, errp);
 		break;
 	}
-	if (r == 0 && spec->qcow2)
+	if (r == 0 && spec->qcow2 && !start)
 		r = format_qcow2(o, errp);
 	if (r == 0 && !o->sink)
 		r = open_node(o, errp);
@@ -205,6 +264,12 @@ output_open(const struct output_spec *spec, uint64_t size, uint64_t data, struct
 	}
 	*ret = o;
 	return 0;
+}
+
+int
+output_check_space(const struct output *o, uint64_t bytes, struct error **errp)
+{
+	return o->file ? target_check_space(o->file, bytes, errp) : 0;
 }
 
 struct sink *

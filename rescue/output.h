@@ -29,7 +29,14 @@ struct output_spec {
 	const char *name;		/* as the user gave it */
 	enum output_kind kind;
 	bool qcow2, force;
+	int folder;			/* that is open and new; -1: that of name */
+	bool partial;			/* outlives the run; see rescue/target.h */
+	uint64_t cluster;		/* of qcow2 */
+	const char *backing;		/* recorded in qcow2; NULL: none */
+	bool backing_is_qcow2;		/* ... as its format; else raw */
 };
+
+enum { OUTPUT_CLUSTER = 65536 };	/* of qcow2, where nothing speaks for another */
 
 /* "-" is standard output; what is a block device now is one; NBD has URIs. */
 enum output_kind output_kind_of(const char *name);
@@ -38,9 +45,13 @@ enum output_kind output_kind_of(const char *name);
 int output_check(const struct output_spec *spec, const struct image_chain *chain,
 		 struct error **errp);
 
-/* For a disk of this size, of which data bytes will be written. */
-int output_open(const struct output_spec *spec, uint64_t size, uint64_t data,
+/* For a disk of this size.  What lies before start is in a partial file already, as an
+ * earlier run recorded. */
+int output_open(const struct output_spec *spec, uint64_t size, uint64_t start,
 		struct output **ret, struct error **errp);
+
+/* Is there room for this many more bytes?  Files only; for others it is known. */
+int output_check_space(const struct output *o, uint64_t bytes, struct error **errp);
 
 struct sink *output_sink(struct output *o);	/* borrowed, until finish */
 
@@ -52,7 +63,7 @@ int output_reopen(struct output *o, const char **ret_how, struct error **errp);
 
 int output_publish(struct output *o, struct error **errp);
 
-/* A file that was not published is gone. */
+/* A file that was not published is gone, unless it is partial. */
 void output_free(struct output *o);	/* takes NULL */
 
 #endif

@@ -4,48 +4,51 @@
  *	read the headers of the chain, look at the target's place	nothing
  *	open the chain read-only, with QEMU's locks			nothing
  *	find each encrypted layer its key				nothing
- *	make the target, a file without a name (rescue/target.h)	nothing
+ *	make the targets, files without names (rescue/target.h)		nothing
  *	copy, flush, wait for the disk					nothing
  *	read it back and compare, if that is wanted			nothing
  *	give the map of what was lost its name				the map
  *	give the target its name, wait for the disk			the target
  *
- * What is overwritten in place, a device or an NBD export, is half written from
- * the copying on.
+ * What is overwritten in place, a device or an NBD export, is half written from the
+ * copying on.  With --resume a partial target and its state are left from the making
+ * on; what the state says to be done was stable before (rescue/resume.h).
  *
  * A signal stops the copy between two pieces and then takes the same way out
  * as an error.  The second one acts at once. */
 #include "rescue/run.h"
 
-#include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "aio/co.h"
+#include "aio/colock.h"
 #include "aio/loop.h"
 #include "aio/timer.h"
-#include "aio/work.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
 #include "block/open.h"
 #include "block/root.h"
-#include "rescue/copy.h"
 #include "rescue/image.h"
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
 #include "rescue/list.h"
 #include "rescue/options.h"
+#include "rescue/plan.h"
 #include "rescue/progress.h"
 #include "rescue/secret.h"
-#include "rescue/target.h"
 #include "schema/types.h"
 
 enum {
 	LOOPS_MAX = 8,
 	LINE = 512,
+	RECORD_BYTES = 16 * 1024 * 1024,
+	RECORD_POLL_NS = 20 * 1000 * 1000,
 	SHOW_NS = 200 * 1000 * 1000,
 };
 
@@ -58,8 +61,7 @@ struct run {
 	struct layers layers;
 	struct node *source_node;
 	struct root *source;
-	struct copy copy;
-	struct target *map;
+	struct plan plan;
 	struct progress progress;
 	struct timer timer;
 	bool moving;		/* bytes: there is progress to be shown */
@@ -101,21 +103,6 @@ check_chain(struct run *r)
 	return 0;
 }
 
-/* The map is a file like the target, beside it if that is one. */
-static int
-check_target(struct run *r)
-{
-	struct output_spec map = { .name = r->o->map, .force = r->o->force };
-
-	r->copy.spec = (struct output_spec){ .name = r->o->target,
-					     .kind = output_kind_of(r->o->target),
-					     .qcow2 = r->o->format == RUN_QCOW2,
-					     .force = r->o->force };
-	if (output_check(&r->copy.spec, &r->chain, r->errp) < 0)
-		return -1;
-	return r->o->map ? output_check(&map, &r->chain, r->errp) : 0;
-}
-
 static int
 prepare(struct run *r)
 {
@@ -126,7 +113,7 @@ prepare(struct run *r)
 	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
-	return r->o->target ? check_target(r) : 0;
+	return r->o->target ? plan_check(r->o, &r->chain, r->errp) : 0;
 }
 
 /* ---- signals and the display ---- */
@@ -146,7 +133,7 @@ on_end_signal(int signo, void *arg)
 	struct run *r = arg;
 
 	r->signo = signo;
-	copy_stop(&r->copy);
+	plan_stop(&r->plan);
 	/* The next one need not wait for a slow disk. */
 	loop_signal(signo, NULL, NULL);
 }
@@ -228,7 +215,7 @@ unlock(struct run *r)
 static void
 start_progress(struct run *r, const char *what)
 {
-	progress_start(&r->progress, r->o->progress, what, r->copy.size.work);
+	progress_start(&r->progress, r->o->progress, what, plan_work(&r->plan));
 	r->timer.fn = on_timer;
 	timer_set(&r->timer, clock_ns() + SHOW_NS);
 	r->moving = true;
@@ -246,106 +233,164 @@ end_progress(struct run *r, int result)
 	return result;
 }
 
+struct keeper {
+	struct run *r;
+	struct co *co;		/* referenced */
+};
+
+/* While bytes move, write down now and then how many are safe.  What
+ * fails here fails at the end of it too, where it is told. */
+static void
+keeper_main(void *arg)
+{
+	struct keeper *k = arg;
+	struct run *r = k->r;
+	uint64_t noted = 0;
+
+	k->co = co_ref(co_self());
+	while (co_sleep(RECORD_POLL_NS) == 0) {
+		uint64_t done = atomic_load(&r->progress.done);
+
+		if (done - noted < RECORD_BYTES)
+			continue;
+		noted = done;
+		if (plan_record(&r->plan, NULL) < 0)
+			break;
+	}
+}
+
+static int
+copy_all(struct run *r)
+{
+	for (unsigned i = 0; i < r->plan.count; i++)
+		if (r->signo || copy_run(&r->plan.copy[i], r->errp) < 0)
+			return -1;
+	return 0;
+}
+
+static int
+copy_recorded(struct run *r)
+{
+	struct co_group group;
+	struct keeper k = { r, NULL };
+	int result;
+
+	co_group_init(&group);
+	if (plan_record(&r->plan, r->errp) < 0)
+		return -1;
+	if (co_group_start(&group, keeper_main, &k) < 0)
+		return error_set(r->errp, "Cannot allocate memory");
+	result = copy_all(r);
+	if (k.co)
+		co_cancel(k.co);
+	co_group_wait(&group);
+	if (k.co)
+		co_unref(k.co);
+	/* Also of what ended too early; an error that there was comes first. */
+	return plan_record(&r->plan, result < 0 ? NULL : r->errp) < 0 ? -1 : result;
+}
+
 static int
 copy(struct run *r)
 {
 	start_progress(r, NULL);
-	return end_progress(r, copy_run(&r->copy, r->errp));
+	return end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
+}
+
+/* ---- finishing ---- */
+
+static int
+verify_all(struct run *r)
+{
+	for (unsigned i = 0; i < r->plan.count; i++)
+		if (r->signo || copy_verify(&r->plan.copy[i], r->errp) < 0)
+			return -1;
+	return 0;
 }
 
 static int
 verify(struct run *r)
 {
-	if (r->copy.spec.kind == OUTPUT_STREAM)
-		return error_set(r->errp, "What went to standard output cannot be read back");
+	/* All of it, whatever was copied by which run. */
+	for (unsigned i = 0; i < r->plan.count; i++) {
+		r->plan.copy[i].start = 0;
+		if (copy_measure(&r->plan.copy[i], r->errp) < 0)
+			return -1;
+	}
 	start_progress(r, "verify: ");
-	if (end_progress(r, copy_verify(&r->copy, r->errp)) < 0)
+	if (end_progress(r, verify_all(r)) < 0) {
+		if (!r->signo)
+			plan_forget(&r->plan);
 		return -1;
-	sayf(r, "verified: read back %s, it is the same", r->copy.verified);
+	}
+	sayf(r, "verified: read back %s, it is the same", r->plan.copy[0].verified);
 	return 0;
 }
 
-/* ---- finishing ---- */
-
-static const char *
-layer_name(void *user, unsigned layer)
+static void
+say_lost(struct run *r)
 {
-	const struct run *r = user;
+	char text[PROGRESS_BYTES];
+	uint64_t places, bytes = plan_lost(&r->plan, &places);
 
-	return r->chain.layer[layer]->filename;
-}
-
-static int
-map_work(void *arg)
-{
-	struct run *r = arg;
-	FILE *f;
-	int fd;
-
-	if (target_new(r->o->map, r->o->force, &r->map, r->errp) < 0)
-		return -1;
-	fd = dup(target_fd(r->map));
-	f = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!f) {
-		error_set_errno(r->errp, errno, "Could not write '%s'", r->o->map);
-		cleanup_close(&fd);
-		return -1;
-	}
-	lost_print_map(&r->copy.lost, node_size(r->copy.source), layer_name, r, f);
-	if (ferror(f) | fclose(f)) {
-		error_set_errno(r->errp, errno, "Could not write '%s'", r->o->map);
-		return -1;
-	}
-	return target_sync(r->map, r->errp) < 0 ? -1 : target_publish(r->map, r->errp);
-}
-
-/* Data that is missing is said to be so before the target can be taken for whole. */
-static int
-leave_map(struct run *r)
-{
-	char bytes[PROGRESS_BYTES];
-
-	if (r->o->map && work_run(map_work, r) < 0)
-		return -1;
-	if (r->copy.lost.n) {
-		progress_format_bytes(lost_bytes(&r->copy.lost), bytes);
-		sayf(r, "%s in %zu places could not be read; zeroes stand there, see '%s'", bytes,
-		     r->copy.lost.n, r->o->map);
-	}
-	return 0;
+	if (!places)
+		return;
+	progress_format_bytes(bytes, text);
+	sayf(r, "%s in %" PRIu64 " places could not be read; zeroes stand there, and the map says "
+	     "where", text, places);
+	r->status = RUN_INCOMPLETE;
 }
 
 static int
 finish(struct run *r)
 {
-	if (output_finish(r->copy.output, r->errp) < 0)
-		return -1;
-	if (r->o->verify && !r->signo && verify(r) < 0)
+	for (unsigned i = 0; i < r->plan.count; i++)
+		if (output_finish(r->plan.copy[i].output, r->errp) < 0)
+			return -1;
+	if (r->o->verify && verify(r) < 0)
 		return -1;
 	/* The last moment for a signal to be in time. */
-	if (r->signo || leave_map(r) < 0)
+	if (r->signo || plan_publish(&r->plan, r->errp) < 0)
 		return -1;
-	return output_publish(r->copy.output, r->errp);
+	r->status = RUN_OK;
+	say_lost(r);
+	return 0;
 }
 
 /* ---- all of it ---- */
+
+static void
+say_resumed(const struct run *r)
+{
+	char text[PROGRESS_BYTES];
+	uint64_t done = 0;
+
+	for (unsigned i = 0; i < r->plan.count; i++)
+		done += r->plan.copy[i].start;
+	if (!done)
+		return;
+	progress_format_bytes(done, text);
+	sayf(r, "going on: %s of the disk were done by an earlier run", text);
+}
 
 static int
 rescue(struct run *r)
 {
 	if (open_source(r) < 0 || unlock(r) < 0)
 		return -1;
-	if (!r->o->target)
+	if (!r->o->target) {
+		r->status = RUN_OK;
 		return 0;
+	}
 	/* From here on there may be something to clean up. */
-	r->copy.chain = &r->chain;
-	r->copy.source = r->source_node;
-	r->copy.progress = &r->progress;
-	r->copy.salvage = r->o->salvage;
-	if (watch_signals(r) < 0 || copy_measure(&r->copy, r->errp) < 0 ||
-	    copy_open(&r->copy, r->errp) < 0)
+	if (watch_signals(r) < 0 ||
+	    plan_make(&r->plan, r->o, &r->chain, &r->layers, r->source_node, &r->progress,
+		      r->errp) < 0)
 		return -1;
-	return copy(r) < 0 || finish(r) < 0 ? -1 : 0;
+	say_resumed(r);
+	if (plan_open(&r->plan, r->errp) < 0)
+		return -1;
+	return copy(r) < 0 ? -1 : finish(r);
 }
 
 static void
@@ -353,9 +398,8 @@ main_co(void *arg)
 {
 	struct run *r = arg;
 
-	if (rescue(r) == 0)
-		r->status = r->copy.lost.n ? RUN_INCOMPLETE : RUN_OK;
-	copy_done(&r->copy);
+	(void)rescue(r);
+	plan_done(&r->plan);
 	root_free(r->source);
 	node_unref(r->source_node);
 }
@@ -393,7 +437,6 @@ run_rescue(const struct run_options *o, struct error **errp)
 	r->o = o;
 	r->errp = errp;
 	r->status = RUN_FAILED;
-	copy_init(&r->copy);
 	/* A limit on file size is an error like others, and a question for the
 	 * status that comes too early or too late does no harm. */
 	signal(SIGXFSZ, SIG_IGN);
@@ -405,7 +448,6 @@ run_rescue(const struct run_options *o, struct error **errp)
 		else
 			r->status = RUN_OK;
 	}
-	target_free(r->map);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);
 	status = r->signo && r->status == RUN_FAILED ? RUN_INTERRUPTED + r->signo : r->status;

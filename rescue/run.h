@@ -31,6 +31,8 @@ struct run_options {
 	const char *target;		/* NULL: list the chain on stdout, try the keys */
 	enum run_format format;
 	bool force;
+	bool keep_chain;		/* layer by layer, into a folder */
+	bool resume;			/* leave a partial target, go on with one */
 	bool verify;			/* read the target back and compare */
 	bool salvage;			/* go on at damaged places */
 	const char *map;		/* ddrescue's mapfile of what was lost; NULL: none */

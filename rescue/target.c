@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -19,7 +20,8 @@ struct target {
 	const char *name;	/* its last part, within path */
 	int dir, fd;
 	bool force;
-	char *hidden;		/* a name in dir that is to be removed; NULL: none */
+	char *hidden;		/* its name in dir until it is published; NULL: none */
+	bool partial;		/* hidden outlives the run */
 	char proc[PROC_PATH];	/* /proc/self/fd/N */
 };
 
@@ -46,6 +48,17 @@ open_folder(struct target *t, struct error **errp)
 		return -1;
 	}
 	return 0;
+}
+
+/* A folder that is open; what it holds is known. */
+static int
+use_folder(struct target *t, int folder, struct error **errp)
+{
+	char *slash = strrchr(t->path, '/');
+
+	t->name = slash ? slash + 1 : t->path;
+	t->dir = fcntl(folder, F_DUPFD_CLOEXEC, 0);
+	return t->dir < 0 ? fail(t, errp, "use the folder of") : 0;
 }
 
 static int
@@ -142,20 +155,33 @@ create(struct target *t, struct error **errp)
 	return 0;
 }
 
-/* A target whose place was looked at, and that has no file yet. */
-static int
-prepare(const char *path, bool force, struct target **ret, struct error **errp)
+/* A target that has no folder and no file yet. */
+static struct target *
+alloc(const char *path, bool force, struct error **errp)
 {
-	CLEANUP(target_freep) struct target *t = calloc(1, sizeof(*t));
+	struct target *t = calloc(1, sizeof(*t));
 
-	if (!t)
-		return error_set(errp, "Cannot allocate memory");
+	if (t)
+		t->path = strdup(path);
+	if (!t || !t->path) {
+		free(t);
+		error_set(errp, "Cannot allocate memory");
+		return NULL;
+	}
 	t->dir = t->fd = -1;
 	t->force = force;
-	t->path = strdup(path);
-	if (!t->path)
-		return error_set(errp, "Cannot allocate memory");
-	if (open_folder(t, errp) < 0 || check_existing(t, errp) < 0)
+	return t;
+}
+
+/* The place is looked at, and there is no file yet. */
+static int
+prepare(int folder, const char *path, bool force, struct target **ret, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = alloc(path, force, errp);
+
+	if (!t)
+		return -1;
+	if (folder < 0 ? open_folder(t, errp) < 0 : use_folder(t, folder, errp) < 0)
 		return -1;
 	*ret = STEAL(t);
 	return 0;
@@ -166,7 +192,7 @@ target_check_place(const char *path, bool force, struct error **errp)
 {
 	CLEANUP(target_freep) struct target *t = NULL;
 
-	return prepare(path, force, &t, errp);
+	return prepare(-1, path, force, &t, errp) < 0 ? -1 : check_existing(t, errp);
 }
 
 int
@@ -174,18 +200,92 @@ target_new(const char *path, bool force, struct target **ret, struct error **err
 {
 	CLEANUP(target_freep) struct target *t = NULL;
 
-	if (prepare(path, force, &t, errp) < 0 || create(t, errp) < 0)
+	if (prepare(-1, path, force, &t, errp) < 0 || check_existing(t, errp) < 0 ||
+	    create(t, errp) < 0)
 		return -1;
 	*ret = STEAL(t);
 	return 0;
 }
+
+int
+target_new_in(int folder, const char *path, struct target **ret, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+
+	if (prepare(folder, path, false, &t, errp) < 0 || create(t, errp) < 0)
+		return -1;
+	*ret = STEAL(t);
+	return 0;
+}
+
+/* ---- partial ones ---- */
+
+char *
+target_hidden_path(const char *path, const char *ending)
+{
+	const char *slash = strrchr(path, '/');
+	int folder = slash ? (int)(slash + 1 - path) : 0;
+	char *hidden;
+
+	if (asprintf(&hidden, "%.*s.%s.%s", folder, path, path + folder, ending) < 0)
+		return NULL;
+	return hidden;
+}
+
+/* What is there must be a file that only we could have made. */
+static int
+check_partial(struct target *t, struct error **errp)
+{
+	struct stat st;
+
+	if (flock(t->fd, LOCK_EX | LOCK_NB) < 0)
+		return error_set(errp, "'%s' is being rescued by another process", t->path);
+	if (fstat(t->fd, &st) < 0)
+		return fail(t, errp, "look at the partial");
+	if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_nlink != 1)
+		return error_set(errp, "Could not go on with '%s': its partial file is not one of "
+				 "ours", t->path);
+	return fchmod(t->fd, 0600) < 0 ? fail(t, errp, "set the permissions of") : 0;
+}
+
+int
+target_partial(int folder, const char *path, bool force, struct target **ret, bool *ret_fresh,
+	       struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+	bool fresh = false;
+
+	if (prepare(folder, path, force, &t, errp) < 0)
+		return -1;
+	if (folder < 0 && check_existing(t, errp) < 0)
+		return -1;
+	t->partial = true;
+	t->hidden = folder < 0 ? target_hidden_path(t->name, "rescue") : strdup(t->name);
+	if (!t->hidden)
+		return error_set(errp, "Cannot allocate memory");
+	t->fd = openat(t->dir, t->hidden, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (t->fd < 0 && errno == ENOENT) {
+		fresh = true;
+		t->fd = openat(t->dir, t->hidden, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	}
+	if (t->fd < 0)
+		return fail(t, errp, "open the partial");
+	set_proc_path(t);
+	if (check_partial(t, errp) < 0)
+		return -1;
+	*ret_fresh = fresh;
+	*ret = STEAL(t);
+	return 0;
+}
+
+/* ---- */
 
 void
 target_free(struct target *t)
 {
 	if (!t)
 		return;
-	if (t->hidden)
+	if (t->hidden && !t->partial)
 		unlinkat(t->dir, t->hidden, 0);
 	cleanup_close(&t->fd);
 	cleanup_close(&t->dir);
@@ -250,6 +350,8 @@ publish_new(struct target *t)
 {
 	if (!t->hidden)
 		return linkat(AT_FDCWD, t->proc, t->dir, t->name, AT_SYMLINK_FOLLOW);
+	if (!strcmp(t->hidden, t->name))
+		return 0;
 	if (renameat2(t->dir, t->hidden, t->dir, t->name, RENAME_NOREPLACE) == 0)
 		return 0;
 	if (errno != EINVAL && errno != ENOSYS)
@@ -267,7 +369,7 @@ target_publish(struct target *t, struct error **errp)
 					 "alone", t->path);
 		return fail(t, errp, "name the finished file");
 	}
-	if (t->hidden)
+	if (t->hidden && strcmp(t->hidden, t->name))
 		(void)unlinkat(t->dir, t->hidden, 0);	/* gone already if it was renamed */
 	free(t->hidden);
 	t->hidden = NULL;

@@ -6,6 +6,9 @@
  * that, it has a hidden name beside the final one, ".NAME.XXXXXX", which is
  * removed on every way out but SIGKILL and power loss.
  *
+ * A partial target is the exception: it is made to outlive the run, as
+ * ".NAME.rescue" beside its place, so that another run can go on with it.
+ *
  * The mode is 0600, whatever the umask: it is somebody's decrypted disk.
  *
  * Units      bytes.
@@ -29,7 +32,20 @@ int target_check_place(const char *path, bool force, struct error **errp);
 /* Start a file that will be path, after the same checks. */
 int target_new(const char *path, bool force, struct target **ret, struct error **errp);
 
-/* Give up what was not published, leaving nothing.  Takes NULL. */
+/* The same in a folder that is open already and is nobody else's: fill it there.
+ * path is for people; its last part is the name. */
+int target_new_in(int folder, const char *path, struct target **ret, struct error **errp);
+
+/* Start or take up a partial one, which nobody else may work on meanwhile.  In a
+ * folder (-1: in that of path) it has its own name from the start.  *ret_fresh: it
+ * was not there before. */
+int target_partial(int folder, const char *path, bool force, struct target **ret,
+		   bool *ret_fresh, struct error **errp);
+/* ".NAME.rescue" in the folder of path, or with another ending; malloc'ed, NULL on no
+ * memory. */
+char *target_hidden_path(const char *path, const char *ending);
+
+/* Give up what was not published, leaving nothing, unless it is partial.  Takes NULL. */
 void target_free(struct target *t);
 void target_freep(struct target **t);	/* for CLEANUP */
 

@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "rescue/folder.h"
 #include "rescue/target.h"
 
 /* ---- the linker puts this in the way of target.c's openat() ---- */
@@ -215,6 +216,68 @@ test_links_to_a_file_are_seen_through(void **state)
 	unlink(path_of("hard"));
 }
 
+static void
+test_a_partial_one_outlives_the_run_and_is_taken_up(void **state)
+{
+	struct target *t = NULL;
+	bool fresh;
+
+	assert_int_equal(target_partial(-1, path_of("long"), false, &t, &fresh, NULL), 0);
+	assert_true(fresh);
+	assert_int_equal(write(target_fd(t), "new", 3), 3);
+	target_free(t);
+	assert_content(path_of(".long.rescue"), "new");
+	assert_int_equal(target_partial(-1, path_of("long"), false, &t, &fresh, NULL), 0);
+	assert_false(fresh);
+	assert_int_equal(target_publish(t, NULL), 0);
+	target_free(t);
+	assert_content(path_of("long"), "new");
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("long"));
+}
+
+static void
+test_a_folder_appears_when_published(void **state)
+{
+	struct folder *f = NULL;
+	struct target *t = NULL;
+
+	assert_int_equal(folder_new(path_of("folder"), false, &f, NULL), 0);
+	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), &t, NULL), 0);
+	assert_int_equal(write(target_fd(t), "new", 3), 3);
+	assert_int_equal(target_publish(t, NULL), 0);
+	target_free(t);
+	assert_int_not_equal(access(path_of("folder"), F_OK), 0);
+	assert_int_equal(folder_publish(f, NULL), 0);
+	folder_free(f);
+	assert_content(path_of("folder/file"), "new");
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("folder/file"));
+	rmdir(path_of("folder"));
+}
+
+static void
+test_a_folder_given_up_leaves_nothing(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	struct folder *f = NULL;
+	struct target *t = NULL;
+
+	assert_int_equal(folder_new(path_of("folder"), false, &f, NULL), 0);
+	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), &t, NULL), 0);
+	assert_int_equal(target_publish(t, NULL), 0);
+	target_free(t);
+	assert_int_equal(mkdir(path_of("folder"), 0700), 0);
+	assert_int_equal(folder_check_place(path_of("folder"), NULL), -1);
+	put_file(path_of("folder/theirs"), "x");
+	assert_int_equal(folder_publish(f, &err), -1);
+	assert_non_null(strstr(error_text(err), "left alone"));
+	folder_free(f);
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("folder/theirs"));
+	rmdir(path_of("folder"));
+}
+
 static int
 set_up(void **state)
 {
@@ -238,6 +301,9 @@ main(void)
 		cmocka_unit_test(test_only_regular_files_are_replaced),
 		cmocka_unit_test(test_room_is_asked_for),
 		cmocka_unit_test(test_links_to_a_file_are_seen_through),
+		cmocka_unit_test(test_a_partial_one_outlives_the_run_and_is_taken_up),
+		cmocka_unit_test(test_a_folder_appears_when_published),
+		cmocka_unit_test(test_a_folder_given_up_leaves_nothing),
 	};
 
 	int failed = cmocka_run_group_tests_name("nameless files", tests, set_up, tear_down);

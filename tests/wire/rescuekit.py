@@ -144,6 +144,20 @@ def rescue(tmp, *argv, key=PASSWORD, **kw):
     return quoin.run(quoin.QUOIN, 'rescue', *options, *argv, tmp=tmp, limit=60 * quoin.SLOW, **kw)
 
 
+def break_entry(path, cluster, size=65536):
+    """Make the L2 entry of a guest cluster of a qcow2 image point where none starts."""
+    def be64(f, at):
+        f.seek(at)
+        return int.from_bytes(f.read(8), 'big')
+    with open(path, 'r+b') as f:
+        per_table = size // 8
+        table = be64(f, be64(f, 40) + 8 * (cluster // per_table)) & ((1 << 56) - 512)
+        at = table + 8 * (cluster % per_table)
+        entry = be64(f, at) | 0x200
+        f.seek(at)
+        f.write(entry.to_bytes(8, 'big'))
+
+
 def content(path):
     with open(path, 'rb') as f:
         return f.read()

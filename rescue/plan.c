@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/plan.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "aio/work.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/node.h"
+#include "rescue/folder.h"
+#include "rescue/image.h"
+#include "rescue/run.h"
+#include "rescue/sink.h"
+#include "rescue/target.h"
+
+enum { OPTIONS_TEXT = 128 };
+
+/* ---- checking ---- */
+
+static struct output_spec
+flat_spec(const struct run_options *o)
+{
+	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
+				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
+				     .folder = -1, .partial = o->resume,
+				     .cluster = OUTPUT_CLUSTER };
+}
+
+int
+plan_check(const struct run_options *o, const struct image_chain *chain, struct error **errp)
+{
+	struct output_spec spec = flat_spec(o);
+	struct output_spec map = { .name = o->map, .force = o->force, .folder = -1 };
+
+	if (o->keep_chain)
+		return folder_check_place(o->target, errp);
+	if (output_check(&spec, chain, errp) < 0)
+		return -1;
+	return o->map ? output_check(&map, chain, errp) : 0;
+}
+
+/* ---- the copies ---- */
+
+static const char *
+base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* What the copy of layer i is called in the folder; malloc'ed. */
+static char *
+layer_file(const struct image_chain *chain, unsigned i)
+{
+	const char *name = base_name(chain->layer[i]->filename);
+	char *ret;
+
+	for (unsigned j = 0; j < chain->count; j++)
+		if (j != i && !strcmp(name, base_name(chain->layer[j]->filename)))
+			return asprintf(&ret, "%u-%s", i, name) < 0 ? NULL : ret;
+	return strdup(name);
+}
+
+/* A relative name with a colon would be taken for a protocol. */
+static char *
+backing_name(const struct image_chain *chain, unsigned i)
+{
+	CLEANUP(cleanup_free) char *name = layer_file(chain, i);
+	char *ret;
+
+	if (!name || asprintf(&ret, "%s%s", strchr(name, ':') ? "./" : "", name) < 0)
+		return NULL;
+	return ret;
+}
+
+/* Raw layers stay raw, unless all are to be qcow2. */
+static bool
+becomes_qcow2(const struct run_options *o, const struct image *im)
+{
+	return o->format == RUN_QCOW2 || im->format == IMAGE_QCOW || im->format == IMAGE_QCOW2;
+}
+
+static int
+plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
+{
+	const struct image *im = p->chain->layer[i];
+	bool last = i + 1 == p->chain->count;
+	CLEANUP(cleanup_free) char *file = layer_file(p->chain, i);
+	char *name;
+
+	if (!file || asprintf(&name, "%s/%s", p->o->target, file) < 0)
+		return -1;
+	c->source = n;
+	c->base = last ? NULL : node_backing_skip(n);
+	c->layer = i;
+	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
+					.qcow2 = becomes_qcow2(p->o, im), .folder = -1,
+					.partial = p->o->resume,
+					.cluster = im->cluster_size ? im->cluster_size
+								    : OUTPUT_CLUSTER };
+	if (last)
+		return 0;
+	c->spec.backing = backing_name(p->chain, i + 1);
+	c->spec.backing_is_qcow2 = becomes_qcow2(p->o, p->chain->layer[i + 1]);
+	return c->spec.backing ? 0 : -1;
+}
+
+static int
+plan_copies(struct plan *p, struct node *top)
+{
+	p->count = p->o->keep_chain ? p->chain->count : 1;
+	p->copy = calloc(p->count, sizeof(*p->copy));
+	p->resumed = calloc(p->count, sizeof(*p->resumed));
+	if (!p->copy || !p->resumed) {
+		p->count = 0;
+		return -1;
+	}
+	for (unsigned i = 0; i < p->count; i++) {
+		struct copy *c = &p->copy[i];
+
+		copy_init(c);
+		c->chain = p->chain;
+		c->salvage = p->o->salvage;
+		p->resumed[i].lost = &c->lost;
+	}
+	if (!p->o->keep_chain) {
+		p->copy[0].source = top;
+		p->copy[0].spec = flat_spec(p->o);
+		return 0;
+	}
+	for (unsigned i = 0; i < p->count; i++, top = node_backing_skip(top))
+		if (plan_layer(p, &p->copy[p->count - 1 - i], i, top) < 0)
+			return -1;
+	return 0;
+}
+
+/* What must be the same for another run to go on. */
+static int
+resume(struct plan *p, const struct layers *layers, struct error **errp)
+{
+	char options[OPTIONS_TEXT];
+
+	snprintf(options, sizeof(options), "%s%s%s", p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
+		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "");
+	if (resume_start(p->o->target, p->chain, layers, options, p->resumed, p->count, &p->resume,
+			 errp) < 0)
+		return -1;
+	for (unsigned i = 0; i < p->count; i++)
+		p->copy[i].start = p->resumed[i].done;
+	return 0;
+}
+
+int
+plan_make(struct plan *p, const struct run_options *o, const struct image_chain *chain,
+	  const struct layers *layers, struct node *top, struct progress *progress,
+	  struct error **errp)
+{
+	p->o = o;
+	p->chain = chain;
+	if (plan_copies(p, top) < 0)
+		return error_set(errp, "Cannot allocate memory");
+	for (unsigned i = 0; i < p->count; i++)
+		p->copy[i].progress = progress;
+	return o->resume ? resume(p, layers, errp) : 0;
+}
+
+struct making {
+	struct plan *p;
+	struct error **errp;
+};
+
+static int
+folder_work(void *arg)
+{
+	struct making *m = arg;
+
+	return folder_new(m->p->o->target, m->p->o->resume, &m->p->folder, m->errp);
+}
+
+int
+plan_open(struct plan *p, struct error **errp)
+{
+	struct making m = { p, errp };
+	uint64_t data = 0;
+
+	for (unsigned i = 0; i < p->count; i++) {
+		if (copy_measure(&p->copy[i], errp) < 0)
+			return -1;
+		data += p->copy[i].size.data;
+	}
+	if (p->o->keep_chain && work_run(folder_work, &m) < 0)
+		return -1;
+	for (unsigned i = 0; i < p->count; i++) {
+		if (p->folder)
+			p->copy[i].spec.folder = folder_fd(p->folder);
+		if (copy_open(&p->copy[i], errp) < 0)
+			return -1;
+	}
+	return output_check_space(p->copy[0].output, data, errp);
+}
+
+uint64_t
+plan_work(const struct plan *p)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < p->count; i++)
+		sum += p->copy[i].size.work;
+	return sum;
+}
+
+void
+plan_stop(struct plan *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		copy_stop(&p->copy[i]);
+}
+
+/* ---- going on another time ---- */
+
+static int
+record_work(void *arg)
+{
+	struct making *m = arg;
+
+	return resume_record(m->p->resume, m->errp);
+}
+
+int
+plan_record(struct plan *p, struct error **errp)
+{
+	struct making m = { p, errp };
+	uint64_t done[IMAGE_CHAIN_MAX];
+
+	/* First what is with the sinks, then make it stable, then say so. */
+	for (unsigned i = 0; i < p->count; i++)
+		done[i] = copy_position(&p->copy[i]);
+	for (unsigned i = 0; i < p->count; i++) {
+		struct sink *s = output_sink(p->copy[i].output);
+		int r = s && done[i] != p->resumed[i].done ? s->ops->flush(s) : 0;
+
+		if (r < 0) {
+			error_set_errno(errp, r, "Could not write '%s'", p->copy[i].spec.name);
+			return -1;
+		}
+	}
+	for (unsigned i = 0; i < p->count; i++)
+		p->resumed[i].done = done[i];
+	return work_run(record_work, &m);
+}
+
+/* ---- publishing ---- */
+
+static const char *
+layer_name(void *user, unsigned layer)
+{
+	const struct image_chain *chain = user;
+
+	return chain->layer[layer]->filename;
+}
+
+static int
+print_map(struct plan *p, struct copy *c, struct target *t, struct error **errp)
+{
+	int fd = dup(target_fd(t));
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+	bool bad;
+
+	if (!f) {
+		cleanup_close(&fd);
+		return error_set(errp, "Cannot allocate memory");
+	}
+	lost_print_map(&c->lost, node_size(c->source), layer_name, (void *)(uintptr_t)p->chain, f);
+	bad = ferror(f);
+	if (fclose(f) == 0 && !bad)
+		return 0;
+	error_set_errno(errp, errno, "Could not write the map");
+	return -1;
+}
+
+static int
+leave_map(struct plan *p, struct copy *c, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+	CLEANUP(cleanup_free) char *beside = NULL;
+	int r;
+
+	if (p->folder) {
+		if (asprintf(&beside, "%s.map", c->spec.name) < 0)
+			return error_set(errp, "Cannot allocate memory");
+		r = target_new_in(folder_fd(p->folder), beside, &t, errp);
+	} else {
+		r = target_new(p->o->map, p->o->force, &t, errp);
+	}
+	if (r < 0 || print_map(p, c, t, errp) < 0 || target_sync(t, errp) < 0)
+		return -1;
+	return target_publish(t, errp);
+}
+
+static int
+maps_work(void *arg)
+{
+	struct making *m = arg;
+
+	for (unsigned i = 0; i < m->p->count; i++)
+		if (leave_map(m->p, &m->p->copy[i], m->errp) < 0)
+			return -1;
+	return 0;
+}
+
+static int
+publish_folder_work(void *arg)
+{
+	struct making *m = arg;
+
+	return folder_publish(m->p->folder, m->errp);
+}
+
+static int
+end_work(void *arg)
+{
+	struct making *m = arg;
+
+	return resume_end(m->p->resume, m->errp);
+}
+
+void
+plan_forget(struct plan *p)
+{
+	struct making m = { p, NULL };
+
+	if (p->resume)
+		(void)work_run(end_work, &m);
+}
+
+/* Data that is missing is said to be so before the target can be taken for whole. */
+int
+plan_publish(struct plan *p, struct error **errp)
+{
+	struct making m = { p, errp };
+
+	if (p->o->salvage && work_run(maps_work, &m) < 0)
+		return -1;
+	for (unsigned i = 0; i < p->count; i++)
+		if (output_publish(p->copy[i].output, errp) < 0)
+			return -1;
+	if (p->folder && work_run(publish_folder_work, &m) < 0)
+		return -1;
+	return p->resume ? work_run(end_work, &m) : 0;
+}
+
+uint64_t
+plan_lost(struct plan *p, uint64_t *ret_places)
+{
+	uint64_t bytes = 0;
+
+	*ret_places = 0;
+	for (unsigned i = 0; i < p->count; i++) {
+		bytes += lost_bytes(&p->copy[i].lost);
+		*ret_places += p->copy[i].lost.n;
+	}
+	return bytes;
+}
+
+void
+plan_done(struct plan *p)
+{
+	for (unsigned i = 0; i < p->count; i++) {
+		struct copy *c = &p->copy[i];
+
+		copy_done(c);
+		if (p->o->keep_chain) {
+			free((void *)(uintptr_t)c->spec.name);
+			free((void *)(uintptr_t)c->spec.backing);
+		}
+	}
+	free(p->copy);
+	free(p->resumed);
+	resume_free(p->resume);
+	folder_free(p->folder);
+	memset(p, 0, sizeof(*p));
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/plan.h - the copies that a rescue is made of, and how they appear.
+ *
+ * A flattened rescue is one copy, of what a guest sees.  A kept chain is a copy of each
+ * layer, the lowest first, into a folder that appears when all of them are whole: each
+ * file is called as the layer's is (a number in front tells namesakes apart), and names
+ * the one below it as its backing file, with its format.
+ *
+ * Units      bytes.
+ * Context    plan_check(): any thread; the rest: coroutine on loop 0.
+ * Errors     0 or -1 with *errp.
+ */
+#ifndef RESCUE_PLAN_H
+#define RESCUE_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "rescue/copy.h"
+#include "rescue/resume.h"
+
+struct error;
+struct folder;
+struct layers;
+struct run_options;
+
+struct plan {
+	const struct run_options *o;
+	const struct image_chain *chain;
+	struct copy *copy;		/* the lowest layer first */
+	unsigned count;
+	struct folder *folder;		/* of a kept chain */
+	struct resume *resume;		/* NULL: nothing outlives the run */
+	struct resume_copy *resumed;	/* one for each copy */
+};
+
+/* Before anything is opened: could the target be made? */
+int plan_check(const struct run_options *o, const struct image_chain *chain,
+	       struct error **errp);
+
+/* top is the open chain; layers have their keys. */
+int plan_make(struct plan *p, const struct run_options *o, const struct image_chain *chain,
+	      const struct layers *layers, struct node *top, struct progress *progress,
+	      struct error **errp);
+
+/* Look what there is to do, see that there is room for it, and make the targets. */
+int plan_open(struct plan *p, struct error **errp);
+
+/* Bytes that the copies have to deal with. */
+uint64_t plan_work(const struct plan *p);
+
+/* Make what was copied so far survive, and write that down. */
+int plan_record(struct plan *p, struct error **errp);
+
+/* What was written proved wrong: the next run begins anew. */
+void plan_forget(struct plan *p);
+
+/* All is on stable storage: give it its name, the maps first. */
+int plan_publish(struct plan *p, struct error **errp);
+
+/* The places of all copies that were lost, and their bytes. */
+uint64_t plan_lost(struct plan *p, uint64_t *ret_places);
+
+void plan_stop(struct plan *p);		/* anywhere on loop 0 */
+
+void plan_done(struct plan *p);		/* takes one of zero bytes */
+
+#endif

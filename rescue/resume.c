@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "rescue/resume.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "rescue/cipher.h"
+#include "rescue/digest.h"
+#include "rescue/image.h"
+#include "rescue/layer.h"
+#include "rescue/target.h"
+
+enum { SALT = 16, HEADER = 64 * 1024, LINE_MAX_BYTES = 512 };
+
+static const char magic[] = "quoin rescue state 1\n";
+
+struct resume {
+	char *target;		/* for people */
+	char *path, *next;	/* the state, and the one that will replace it */
+	char salt[2 * SALT + 1];
+	char *bound;		/* the lines that must be the same */
+	struct resume_copy *copies;
+	size_t n;
+};
+
+static int
+no_memory(struct error **errp)
+{
+	return error_set(errp, "Cannot allocate memory");
+}
+
+static int
+sync_folder(const struct resume *r)
+{
+	const char *slash = strrchr(r->path, '/');
+	CLEANUP(cleanup_free) char *folder = slash ? strndup(r->path, (size_t)(slash + 1 - r->path))
+						   : strdup(".");
+	CLEANUP(cleanup_close) int fd = -1;
+
+	if (!folder)
+		return -1;
+	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -1 : fsync(fd);
+}
+
+static int
+fail(const struct resume *r, struct error **errp)
+{
+	error_set_errno(errp, errno, "Could not write '%s'", r->path);
+	return -1;
+}
+
+/* ---- what it is bound to ---- */
+
+static int
+describe_layer(const struct image *im, unsigned i, FILE *to, struct error **errp)
+{
+	CLEANUP(cleanup_free) uint8_t *head = malloc(HEADER);
+	CLEANUP(cleanup_close) int fd = open(im->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	char hex[DIGEST_HEX];
+	struct digest d;
+	struct stat st;
+	ssize_t n = -1;
+
+	if (!head)
+		return no_memory(errp);
+	if (fd >= 0 && fstat(fd, &st) == 0)
+		n = pread(fd, head, HEADER, 0);
+	if (n < 0) {
+		error_set_errno(errp, errno, "Could not read '%s'", im->filename);
+		return -1;
+	}
+	digest_init(&d);
+	digest_update(&d, head, (size_t)n);
+	digest_hex(&d, hex);
+	/* A device's time is that of its name. */
+	if (im->is_device)
+		st.st_mtim = (struct timespec){ 0, 0 };
+	fprintf(to, "layer %u %" PRIu64 " %" PRIi64 ".%09ld %s\n", i, im->file_size,
+		(int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, hex);
+	return 0;
+}
+
+static void
+describe_key(const struct resume *r, const struct layer *l, unsigned i, FILE *to)
+{
+	uint8_t sector[CIPHER_SECTOR] = { 0 };
+	char hex[DIGEST_HEX];
+	struct digest d;
+
+	if (!l->cipher)
+		return;		/* nothing of it is encrypted */
+	cipher_decrypt(l->cipher, 0, sector, sizeof(sector));
+	digest_init(&d);
+	digest_update(&d, r->salt, strlen(r->salt));
+	digest_update(&d, sector, sizeof(sector));
+	digest_hex(&d, hex);
+	fprintf(to, "key %u %s\n", i, hex);
+}
+
+static int
+describe(struct resume *r, const struct image_chain *chain, const struct layers *layers,
+	 const char *options, struct error **errp)
+{
+	size_t len;
+	FILE *to = open_memstream(&r->bound, &len);
+	int ret = 0;
+
+	if (!to)
+		return no_memory(errp);
+	fprintf(to, "options %s\n", options);
+	for (unsigned i = 0; i < chain->count && ret == 0; i++)
+		ret = describe_layer(chain->layer[i], i, to, errp);
+	for (unsigned i = 0; i < layers->count && ret == 0; i++)
+		describe_key(r, &layers->layer[i], i, to);
+	if (fclose(to) != 0 && ret == 0)
+		ret = no_memory(errp);
+	return ret;
+}
+
+/* ---- reading ---- */
+
+static int
+refuse(const struct resume *r, const char *why, struct error **errp)
+{
+	return error_set(errp, "Could not go on with '%s': %s since it was begun; remove '%s' to "
+			 "begin anew", r->target, why, r->path);
+}
+
+/* Compare the bound lines with those of the state, which are read up to their end. */
+static int
+check_bound(struct resume *r, FILE *from, struct error **errp)
+{
+	char line[LINE_MAX_BYTES];
+
+	for (const char *want = r->bound, *end; *want; want = end + 1) {
+		end = strchr(want, '\n');
+		if (!fgets(line, sizeof(line), from))
+			return refuse(r, "its state was damaged", errp);
+		if (strlen(line) == (size_t)(end + 1 - want) && !memcmp(line, want, strlen(line)))
+			continue;
+		if (!strncmp(want, "options", 7))
+			return refuse(r, "the options were changed", errp);
+		if (!strncmp(want, "key", 3))
+			return refuse(r, "the key was changed", errp);
+		return refuse(r, "the source was changed", errp);
+	}
+	return 0;
+}
+
+static int
+read_progress(struct resume *r, FILE *from)
+{
+	char line[LINE_MAX_BYTES];
+	struct lost_range lost;
+	uint64_t done;
+	unsigned i, why;
+
+	while (fgets(line, sizeof(line), from)) {
+		if (!strcmp(line, "end\n"))
+			return 0;
+		if (sscanf(line, "done %u %" SCNu64, &i, &done) == 2 && i < r->n) {
+			r->copies[i].done = done;
+		} else if (sscanf(line, "lost %u %" SCNu64 " %" SCNu64 " %u %u", &i, &lost.off,
+				  &lost.len, &why, &lost.layer) == 5 &&
+			   i < r->n && why <= LOST_BEYOND_END && lost.len <= UINT64_MAX - lost.off) {
+			lost.why = (enum lost_why)why;
+			if (lost_add(r->copies[i].lost, &lost) < 0)
+				return -1;
+		} else {
+			return -1;
+		}
+	}
+	return -1;
+}
+
+static bool
+read_salt(struct resume *r, FILE *from)
+{
+	char line[LINE_MAX_BYTES];
+
+	return fgets(line, sizeof(line), from) && !strcmp(line, magic) &&
+	       fgets(line, sizeof(line), from) && strlen(line) == 5 + 2 * SALT + 1 &&
+	       sscanf(line, "salt %32[0-9a-f]", r->salt) == 1 && strlen(r->salt) == 2 * SALT;
+}
+
+static int
+make_salt(struct resume *r, struct error **errp)
+{
+	uint8_t raw[SALT];
+
+	if (getrandom(raw, sizeof(raw), 0) != sizeof(raw)) {
+		error_set_errno(errp, errno, "Could not get random bytes");
+		return -1;
+	}
+	for (size_t i = 0; i < SALT; i++)
+		snprintf(r->salt + 2 * i, 3, "%02x", raw[i]);
+	return 0;
+}
+
+static FILE *
+open_state(const struct resume *r)
+{
+	int fd = open(r->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid())
+		return fdopen(fd, "r");
+	close(fd);
+	return NULL;
+}
+
+/* ---- */
+
+static struct resume *
+alloc(const char *target, struct resume_copy *copies, size_t n)
+{
+	struct resume *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->target = strdup(target);
+	r->path = target_hidden_path(target, "rescue-state");
+	r->next = target_hidden_path(target, "rescue-state.new");
+	r->copies = copies;
+	r->n = n;
+	if (r->target && r->path && r->next)
+		return r;
+	resume_free(r);
+	return NULL;
+}
+
+/* Is what the state speaks of still there? */
+static bool
+has_partial(const struct resume *r)
+{
+	CLEANUP(cleanup_free) char *partial = target_hidden_path(r->target, "rescue");
+
+	return partial && access(partial, F_OK) == 0;
+}
+
+static int
+take_up(struct resume *r, const struct image_chain *chain, const struct layers *layers,
+	const char *options, FILE *from, struct error **errp)
+{
+	if (!read_salt(r, from))
+		return refuse(r, "its state was damaged", errp);
+	if (describe(r, chain, layers, options, errp) < 0)
+		return -1;
+	if (check_bound(r, from, errp) < 0)
+		return -1;
+	return read_progress(r, from) < 0 ? refuse(r, "its state was damaged", errp) : 0;
+}
+
+/* An old state must be gone before there is a partial target that it could be taken to
+ * speak of. */
+static int
+begin(struct resume *r, const struct image_chain *chain, const struct layers *layers,
+      const char *options, struct error **errp)
+{
+	if (make_salt(r, errp) < 0 || describe(r, chain, layers, options, errp) < 0)
+		return -1;
+	if (resume_end(r, errp) < 0)
+		return -1;
+	return sync_folder(r) < 0 ? fail(r, errp) : 0;
+}
+
+int
+resume_start(const char *target, const struct image_chain *chain, const struct layers *layers,
+	     const char *options, struct resume_copy *copies, size_t n, struct resume **ret,
+	     struct error **errp)
+{
+	struct resume *r = alloc(target, copies, n);
+	FILE *from;
+	int err;
+
+	if (!r)
+		return no_memory(errp);
+	from = has_partial(r) ? open_state(r) : NULL;
+	if (from) {
+		err = take_up(r, chain, layers, options, from, errp);
+		fclose(from);
+	} else {
+		err = begin(r, chain, layers, options, errp);
+	}
+	if (err < 0) {
+		resume_free(r);
+		return -1;
+	}
+	*ret = r;
+	return 0;
+}
+
+/* ---- writing ---- */
+
+static void
+print_state(const struct resume *r, FILE *to)
+{
+	fprintf(to, "%ssalt %s\n%s", magic, r->salt, r->bound);
+	for (size_t i = 0; i < r->n; i++) {
+		const struct resume_copy *c = &r->copies[i];
+
+		fprintf(to, "done %zu %" PRIu64 "\n", i, c->done);
+		pthread_mutex_lock(&c->lost->lock);
+		for (size_t j = 0; j < c->lost->n; j++) {
+			struct lost_range x = c->lost->range[j];
+
+			if (x.off >= c->done)
+				break;
+			if (x.len > c->done - x.off)
+				x.len = c->done - x.off;
+			fprintf(to, "lost %zu %" PRIu64 " %" PRIu64 " %u %u\n", i, x.off, x.len,
+				(unsigned)x.why, x.layer);
+		}
+		pthread_mutex_unlock(&c->lost->lock);
+	}
+	fputs("end\n", to);
+}
+
+int
+resume_record(struct resume *r, struct error **errp)
+{
+	int fd = open(r->next, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	FILE *to = fd < 0 ? NULL : fdopen(fd, "w");
+	bool bad;
+
+	if (!to) {
+		fail(r, errp);
+		cleanup_close(&fd);
+		return -1;
+	}
+	print_state(r, to);
+	bad = fflush(to) != 0 || fsync(fd) < 0;
+	if (fclose(to) != 0 || bad || rename(r->next, r->path) < 0 || sync_folder(r) < 0)
+		return fail(r, errp);
+	return 0;
+}
+
+int
+resume_end(struct resume *r, struct error **errp)
+{
+	(void)unlink(r->next);
+	return unlink(r->path) < 0 && errno != ENOENT ? fail(r, errp) : 0;
+}
+
+void
+resume_free(struct resume *r)
+{
+	if (!r)
+		return;
+	free(r->target);
+	free(r->path);
+	free(r->next);
+	free(r->bound);
+	free(r);
+}

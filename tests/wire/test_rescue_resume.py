@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""quoin rescue --resume: what an interrupted run did is kept, and nothing else is believed."""
+import atexit
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import peers
+import pytest
+import quoin
+from rescuekit import (MIB, PASSWORD, break_entry, content, create, digest, encrypt, image_opts, noise,
+                       qemu_img, rescue, same, write)
+
+pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
+
+SIZE = 80
+
+
+def mixed(path, mib=SIZE):
+    """Text, noise, zeroes and holes."""
+    block = random.Random(5).randbytes(MIB)
+    with open(path, 'wb') as f:
+        for i in range(mib):
+            f.seek(i * MIB)
+            if i % 8 == 5:
+                continue
+            f.write(bytes([i]) * 4096 + block[4096:] if i % 8 else b'text ' * (MIB // 5))
+        f.truncate(mib * MIB)
+    return path
+
+
+_made = {}
+
+
+def sample(tmp, kind):
+    """A plain disk and its encrypted image, which are made once and must not be changed
+    but by break_entry()."""
+    if kind not in _made:
+        _made[kind] = folder = pathlib.Path(tempfile.mkdtemp(prefix='q-resume-'))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        encrypt(folder, kind, mixed(folder / 'plain'), folder / 'image')
+    shutil.copy(_made[kind] / 'image', tmp / 'image')
+    return _made[kind] / 'plain', tmp / 'image'
+
+
+def run(tmp, image, *options):
+    (tmp / 'key').write_text(PASSWORD)
+    return subprocess.Popen([quoin.QUOIN, 'rescue', '--resume', '--key-file', tmp / 'key',
+                             *options, image, tmp / 'out'], stderr=subprocess.PIPE,
+                            env=quoin.environment(tmp), text=True)
+
+
+def recorded(tmp):
+    """Bytes that the state says are done."""
+    try:
+        return sum(int(n) for n in re.findall(r'^done \d+ (\d+)$',
+                                              (tmp / '.out.rescue-state').read_text(), re.M))
+    except FileNotFoundError:
+        return 0
+
+
+def cut_short(tmp, image, *options, sig=signal.SIGKILL, least=1):
+    """Run until at least so much is recorded, then end it.  False: it was too fast."""
+    p = run(tmp, image, *options)
+    while p.poll() is None and recorded(tmp) < least:
+        pass
+    p.send_signal(sig)
+    p.communicate(timeout=quoin.LIMIT)
+    return p.returncode == -sig
+
+
+def hidden(tmp):
+    return sorted(n for n in os.listdir(tmp) if n.startswith('.out'))
+
+
+def flat(tmp, target):
+    qemu_img(tmp, 'convert', '-f', target, '-O', 'raw', tmp / 'out', tmp / 'flat')
+    return content(tmp / 'flat')
+
+
+@pytest.mark.io
+@pytest.mark.parametrize('target', ['raw', 'qcow2'])
+def test_a_run_that_was_killed_goes_on(tmp, target):
+    plain, image = sample(tmp, 'qcow')
+    options = ['--target-format', target]
+    if not cut_short(tmp, image, *options):
+        pytest.skip('it had ended before it could be killed')
+    assert hidden(tmp)[:2] == ['.out.rescue', '.out.rescue-state']
+    assert not os.path.exists(tmp / 'out')
+    for n in hidden(tmp):
+        assert os.stat(tmp / n).st_mode & 0o7777 == 0o600
+    r = rescue(tmp, '--resume', '--verify', *options, image, tmp / 'out')
+    assert r.status == 0, r.err
+    assert re.search(r'going on: .* of the disk were done by an earlier run', r.err)
+    assert same(flat(tmp, target), content(plain))
+    if target == 'qcow2':
+        assert 'No errors' in qemu_img(tmp, 'check', '-f', 'qcow2', tmp / 'out').out
+    assert hidden(tmp) == []
+
+
+@pytest.mark.io
+@pytest.mark.parametrize('target', ['raw', 'qcow2'])
+def test_kills_at_random_points(tmp, target):
+    """Over and over, until a run gets through."""
+    plain, image = sample(tmp, 'qcow2')
+    seed = int(os.environ.get('QUOIN_SEED', '1'))
+    r = random.Random(seed)
+    start = time.monotonic()
+    p = run(tmp, image, '--target-format', target)
+    p.communicate(timeout=quoin.LIMIT)
+    whole = time.monotonic() - start
+    os.unlink(tmp / 'out')
+    killed = 0
+    for _ in range(int(os.environ.get('QUOIN_KILLS', '8'))):
+        before = recorded(tmp)
+        p = run(tmp, image, '--target-format', target)
+        try:
+            p.wait(r.uniform(0, whole))
+        except subprocess.TimeoutExpired:
+            p.kill()
+            killed += 1
+        err = p.communicate(timeout=quoin.LIMIT)[1]
+        assert p.returncode in (0, -signal.SIGKILL), err
+        assert recorded(tmp) >= before or p.returncode == 0
+        if p.returncode == 0 or os.path.exists(tmp / 'out'):
+            assert same(flat(tmp, target), content(plain)), 'seed %d' % seed
+            os.unlink(tmp / 'out')
+    assert killed
+    r = rescue(tmp, '--resume', '--verify', '--target-format', target, image, tmp / 'out')
+    assert r.status == 0, r.err
+    assert same(flat(tmp, target), content(plain)), 'seed %d' % seed
+
+
+def test_a_signal_keeps_what_was_done(tmp):
+    plain, image = sample(tmp, 'qcow')
+    p = run(tmp, image)
+    while p.poll() is None and not recorded(tmp):
+        pass
+    before = recorded(tmp)
+    p.send_signal(signal.SIGTERM)
+    err = p.communicate(timeout=quoin.LIMIT)[1]
+    if p.returncode == 0:
+        pytest.skip('it had ended before the signal could be sent')
+    assert p.returncode == -signal.SIGTERM and 'the same command goes on' in err
+    assert recorded(tmp) >= before > 0
+    assert rescue(tmp, '--resume', image, tmp / 'out').status == 0
+    assert same(content(tmp / 'out'), content(plain))
+
+
+@pytest.fixture(scope='module')
+def cut(tmp_path_factory):
+    """A folder with a run that was killed, to be copied."""
+    folder = tmp_path_factory.mktemp('cut')
+    plain, image = sample(folder, 'qcow')
+    shutil.copy(plain, folder / 'plain')
+    for _ in range(10):
+        if cut_short(folder, image):
+            return folder
+        os.unlink(folder / 'out')
+    pytest.skip('it had always ended before it could be killed')
+
+
+def copy_of(cut, tmp):
+    """... with the times that the state is bound to."""
+    os.link(cut / 'plain', tmp / 'plain')
+    for n in ['image', '.out.rescue', '.out.rescue-state']:
+        shutil.copy2(cut / n, tmp / n)
+    assert recorded(tmp)
+    return tmp / 'image'
+
+
+def test_a_copy_with_the_same_times_goes_on(tmp, cut):
+    image = copy_of(cut, tmp)
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 0 and 'going on' in r.err, r.err
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
+@pytest.mark.parametrize('what', ['time', 'size', 'header'])
+def test_a_source_that_changed_is_refused(tmp, cut, what):
+    image = copy_of(cut, tmp)
+    st = os.stat(image)
+    if what == 'size':
+        os.truncate(image, st.st_size + 512)
+    if what == 'header':
+        with open(image, 'r+b') as f:
+            f.seek(8192)
+            f.write(b'x')
+    if what != 'time':
+        os.utime(image, ns=(st.st_atime_ns, st.st_mtime_ns))
+    else:
+        os.utime(image, ns=(st.st_atime_ns, st.st_mtime_ns + 1))
+    before = digest(tmp / '.out.rescue')
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1
+    assert 'the source was changed since it was begun' in r.err, r.err
+    assert "remove '%s' to begin anew" % (tmp / '.out.rescue-state') in r.err
+    assert digest(tmp / '.out.rescue') == before
+
+
+def test_other_options_are_refused(tmp, cut):
+    image = copy_of(cut, tmp)
+    r = rescue(tmp, '--resume', '--salvage', image, tmp / 'out')
+    assert r.status == 1 and 'the options were changed' in r.err
+
+
+def test_another_key_is_refused(tmp, cut):
+    """The first 16 bytes make the key of a qcow image: another key, accepted unverified."""
+    image = copy_of(cut, tmp)
+    r = rescue(tmp, '--resume', '--accept-unverified-key', image, tmp / 'out', key='other')
+    assert r.status == 1 and 'the key was changed' in r.err
+
+
+@pytest.mark.parametrize('how', ['cut', 'garbled'])
+def test_a_damaged_state_is_refused(tmp, cut, how):
+    image = copy_of(cut, tmp)
+    state = tmp / '.out.rescue-state'
+    text = state.read_text()
+    state.write_text(text[:len(text) - 3] if how == 'cut' else text.replace('done', 'gone'))
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'its state was damaged' in r.err
+
+
+@pytest.mark.parametrize('gone', ['.out.rescue', '.out.rescue-state'])
+def test_half_of_it_is_worth_nothing(tmp, cut, gone):
+    image = copy_of(cut, tmp)
+    os.unlink(tmp / gone)
+    if gone == '.out.rescue-state':     # what is there is not believed to be zero
+        with open(tmp / '.out.rescue', 'r+b') as f:
+            f.seek(5 * MIB)
+            f.write(b'x' * MIB)
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 0 and 'going on' not in r.err, r.err
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+    assert hidden(tmp) == []
+
+
+def test_what_lies_behind_the_record_is_not_believed(tmp, cut):
+    image = copy_of(cut, tmp)
+    done = recorded(tmp)
+    hole = next(i for i in range(SIZE) if i % 8 == 5 and i * MIB >= done)
+    with open(tmp / '.out.rescue', 'r+b') as f:
+        f.seek(hole * MIB)
+        f.write(b'x' * MIB)
+    assert rescue(tmp, '--resume', image, tmp / 'out').status == 0
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
+def test_two_runs_do_not_work_on_one_target(tmp, cut):
+    image = copy_of(cut, tmp)
+    with open(tmp / '.out.rescue') as f:
+        import fcntl
+        fcntl.flock(f, fcntl.LOCK_EX)
+        r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'by another process' in r.err
+
+
+def test_a_partial_file_of_somebody_else_is_left_alone(tmp, cut):
+    image = copy_of(cut, tmp)
+    os.link(tmp / '.out.rescue', tmp / 'precious')
+    before = digest(tmp / 'precious')
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'not one of ours' in r.err
+    assert digest(tmp / 'precious') == before
+
+
+def test_what_was_lost_is_remembered(tmp):
+    plain, image = sample(tmp, 'qcow2')
+    break_entry(image, 1)
+    if not cut_short(tmp, image, '--salvage'):
+        pytest.skip('it had ended before it could be killed')
+    assert re.search(r'^lost 0 65536 65536 1 0$', (tmp / '.out.rescue-state').read_text(), re.M)
+    r = rescue(tmp, '--resume', '--salvage', '--verify', image, tmp / 'out')
+    assert r.status == 5, r.err
+    assert '0x00010000  0x00010000  -' in (tmp / 'out.map').read_text()
+    want = bytearray(content(plain))
+    want[65536:131072] = bytes(65536)
+    assert same(content(tmp / 'out'), bytes(want))
+
+
+def test_a_kept_chain_goes_on(tmp):
+    plain, base = sample(tmp, 'qcow')
+    top = create(tmp, 'qcow2', tmp / 'top', '%dM' % SIZE,
+                 more=',backing_file=%s,backing_fmt=qcow' % base)
+    write(tmp, '%s,%s' % (image_opts('qcow2', top), image_opts('qcow', base, 's', 'backing.')),
+          'write -P 65 10M 4M')
+    if not cut_short(tmp, top, '--keep-chain'):
+        pytest.skip('it had ended before it could be killed')
+    r = rescue(tmp, '--resume', '--verify', '--keep-chain', top, tmp / 'out')
+    assert r.status == 0 and 'going on' in r.err, r.err
+    want = bytearray(content(plain))
+    want[10 * MIB:14 * MIB] = b'A' * 4 * MIB
+    qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'out' / 'top', tmp / 'flat')
+    assert same(content(tmp / 'flat'), bytes(want))
+    assert hidden(tmp) == []
+
+
+def test_data_is_stable_before_it_is_recorded(tmp):
+    """Each state that is renamed into place comes behind a sync of the partial target."""
+    if not shutil.which('strace'):
+        pytest.skip('no strace is installed')
+    image = encrypt(tmp, 'qcow2', noise(tmp / 'plain', 40 * MIB), tmp / 'image')
+    (tmp / 'key').write_text(PASSWORD)
+    r = quoin.run('strace', '-f', '-y', '-s', '200', '-o', tmp / 'trace', '-e',
+                  'trace=fsync,fdatasync,rename,renameat2,pwritev,pwrite64', quoin.QUOIN, 'rescue',
+                  '--resume', '--accept-unverified-key', '--key-file', tmp / 'key', image,
+                  tmp / 'out', tmp=tmp, env={'ASAN_OPTIONS': 'detect_leaks=0'},
+                  limit=60 * quoin.SLOW)
+    if 'ptrace' in r.err and 'Operation not permitted' in r.err:
+        pytest.skip('strace may not trace here')
+    assert r.status == 0, r.err
+    assert (tmp / 'trace').read_text().count('rescue-state') >= 2
