@@ -46,7 +46,7 @@ struct limits {
 	uint64_t opt_transfer;
 	uint32_t zero_align;	/* of driver->zero; a request's rest comes apart from it */
 	uint64_t max_zero;
-	uint32_t discard_align;	/* a discard's unaligned rest is dropped */
+	uint32_t discard_align;	/* a discard's unaligned rest is dropped, but at the end */
 	uint64_t max_discard;
 };
 

@@ -113,9 +113,12 @@ node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 static int
 discard_pieces(struct node *n, uint64_t off, uint64_t len)
 {
-	uint64_t align = max_u64(n->limits.discard_align, n->limits.align);
-	uint64_t start = round_up(off, align), stop = round_down(off + len, align);
+	uint64_t align = max_u64(n->limits.discard_align, n->limits.align), end = off + len;
+	uint64_t start = round_up(off, align), stop = round_down(end, align);
 
+	/* What the node ends in is whole, even if the node is no multiple. */
+	if (end == io_node_size(n))
+		stop = round_down(end, n->limits.align);
 	while (start < stop) {
 		uint64_t piece = min_u64(stop - start, n->limits.max_discard);
 		int err = n->driver->discard(n, start, piece);

@@ -386,5 +386,6 @@ qcow2_map_link(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n, uint6
 {
 	struct link l = { guest, host, lo, hi };
 
-	return qcow2_map_change(q, guest, n, false, QCOW2_FREE_OTHER, link_entry, &l, ret_done);
+	/* What was there is soon used again: the file keeps it. */
+	return qcow2_map_change(q, guest, n, false, QCOW2_FREE_NEVER, link_entry, &l, ret_done);
 }

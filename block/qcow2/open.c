@@ -80,6 +80,8 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 	if (o->has_lazy_refcounts && o->lazy_refcounts && q->version < 3)
 		return error_set(errp, "Lazy refcounts require a qcow2 image with at least qemu "
 				       "1.1 compatibility level");
+	if (o->has_discard_no_unref && o->discard_no_unref && q->version < 3)
+		return error_set(errp, "discard-no-unref is only supported since qcow2 version 3");
 	if (check_encrypt_option(q, o, errp))
 		return -1;
 	q->pass_discard[QCOW2_FREE_REQUEST] = o->has_pass_discard_request
