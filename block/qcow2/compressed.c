@@ -30,6 +30,12 @@ run_unpack(void *arg)
 	return unpack(u->kind, u->src, u->src_len, u->dst, u->dst_len);
 }
 
+enum unpack_kind
+qcow2_compression(const struct qcow2 *q)
+{
+	return q->header.compression == QCOW2_COMPRESSION_ZSTD ? UNPACK_ZSTD : UNPACK_DEFLATE;
+}
+
 int
 qcow2_compressed_read(struct qcow2 *q, uint64_t entry, void *dst)
 {
@@ -45,7 +51,7 @@ qcow2_compressed_read(struct qcow2 *q, uint64_t entry, void *dst)
 	r = node_pread(qcow2_file(q), off, packed, len);
 	if (r < 0)
 		return r;
-	u.kind = q->header.compression == QCOW2_COMPRESSION_ZSTD ? UNPACK_ZSTD : UNPACK_DEFLATE;
+	u.kind = qcow2_compression(q);
 	u.src = packed;
 	u.src_len = len;
 	return q->cluster_size <= INLINE_MAX ? run_unpack(&u) : work_run(run_unpack, &u);

@@ -5,7 +5,12 @@
 
 #include <stdint.h>
 
+#include "block/unpack.h"
+
 struct qcow2;
+
+/* How the image's compressed clusters are packed. */
+enum unpack_kind qcow2_compression(const struct qcow2 *q);
 
 /* Unpack the whole cluster of a compressed L2 entry into dst, of cluster size.
  * The caller is in an epoch or has a claim.  Coroutine.  -EIO: broken data. */

@@ -276,7 +276,7 @@ qcow2_set_read_only(struct node *n, bool read_only, struct error **errp)
 
 const struct driver driver_qcow2 = {
 	.name = "qcow2",
-	.caps = DRIVER_BACKING | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST,
+	.caps = DRIVER_BACKING | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST | DRIVER_COMPRESSED,
 	.state_size = sizeof(struct qcow2),
 	.open = qcow2_open,
 	.close = qcow2_close,

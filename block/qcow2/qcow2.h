@@ -57,8 +57,8 @@
  *
  * Locks         lock (a thread's mutex, held for short, never over a yield)
  * guards all that is marked so.  The co_mutexes are taken in this order:
- * bitmaps_busy, making_l2, making_refs, checkpoint; lock is innermost.  A claim on guest
- * clusters (claim.h) comes before all of them.
+ * bitmaps_busy, packing, making_l2, making_refs, checkpoint; lock is innermost.  A
+ * claim on guest clusters (claim.h) comes before all of them.
  *
  * Units         bytes, unless a name says entries or clusters.
  */
@@ -167,6 +167,7 @@ struct qcow2 {
 	uint64_t free_hint;		/* no cluster before this one is free */
 	uint64_t fresh_from;		/* from this offset the file was never written */
 	bool fresh_known;		/* ... and reads as zeroes */
+	uint64_t pack_next;		/* where the next compressed cluster goes; 0: anew */
 	struct list claims;
 	struct qcow2_freelist freed;	/* unmapped in memory, maybe not on disk */
 	uint64_t epoch;
@@ -176,6 +177,7 @@ struct qcow2 {
 
 	struct co_mutex making_l2;	/* one L2 table comes into being at a time */
 	struct co_mutex making_refs;	/* as well a refcount block, or a larger table */
+	struct co_mutex packing;	/* one compressed cluster gets its place at a time */
 	struct co_mutex checkpoint;	/* writes tables, and the header */
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
 	_Atomic int failed;		/* -errno of the barrier that failed */

@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "block/io.h"
 #include "block/qcow2/claim.h"
+#include "block/qcow2/compress.h"
 #include "block/qcow2/grow.h"
 #include "block/qcow2/overlap.h"
 
@@ -176,6 +177,8 @@ qcow2_refs_change(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
 			qcow2_unlock(q);
 			return -EINVAL;
 		}
+		if (delta < 0)
+			qcow2_pack_forget(q, cluster << q->cluster_bits, m);
 		for (uint64_t k = 0; k < m; k++) {
 			uint64_t c = qcow2_refcount_get(s->data, q->refcount_order, i + k);
 
@@ -400,6 +403,7 @@ qcow2_refs_drop_later(struct qcow2 *q, uint64_t host, uint64_t n, enum qcow2_fre
 	struct qcow2_freed *last = l->n > l->sealed ? &l->runs[l->n - 1] : NULL;
 	uint64_t cluster = host >> q->cluster_bits;
 
+	qcow2_pack_forget(q, host, n);
 	if (last && last->cluster + last->n == cluster && last->why == why &&
 	    last->epoch == q->epoch) {
 		last->n += n;

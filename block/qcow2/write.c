@@ -28,6 +28,7 @@
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/claim.h"
+#include "block/qcow2/compress.h"
 #include "block/qcow2/data.h"
 #include "block/qcow2/map.h"
 #include "block/qcow2/overlap.h"
@@ -314,7 +315,7 @@ qcow2_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 	int r;
 
 	if (flags & IO_COMPRESSED)
-		return -ENOTSUP;
+		return qcow2_write_compressed(q, off, src);
 	r = qcow2_before_write(q);
 	while (!r && done < src->len) {
 		size_t step = 0;

@@ -240,7 +240,7 @@ mem_load(struct node *n, const char *path)
 
 static const struct driver q2_driver = {
 	.name = "qcow2",
-	.caps = DRIVER_BACKING | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST,
+	.caps = DRIVER_BACKING | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST | DRIVER_COMPRESSED,
 	.state_size = sizeof(struct qcow2),
 	.read = qcow2_read,
 	.write = qcow2_write,

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/iov.h"
 #include "block/driver.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/format.h"
@@ -40,12 +41,20 @@ note(struct world *w, uint64_t off, uint64_t len, unsigned value, int result)
 	}
 }
 
+static int
+write_compressed(struct node *image, uint64_t off, void *buf, uint64_t len)
+{
+	struct iov v = IOV_BUF(buf, len);
+
+	return node_write(image, off, &v, IO_COMPRESSED);
+}
+
 static void
 one_op(struct world *w, struct rng *r, unsigned number)
 {
 	uint64_t size = w->p->f.size, cluster = UINT64_C(1) << w->p->f.cluster_bits;
 	uint64_t off = rng_below(r, (unsigned)size), len = 1 + rng_below(r, (unsigned)(4 * cluster));
-	unsigned what = rng_below(r, 10);
+	unsigned what = rng_below(r, 12);
 	uint8_t *buf;
 	int result;
 
@@ -57,6 +66,14 @@ one_op(struct world *w, struct rng *r, unsigned number)
 		free(buf);
 	} else if (what < 7) {
 		note(w, off, len, 0, node_zero(w->image, off, len, what & 1 ? IO_MAY_UNMAP : 0));
+	} else if (what >= 10) {
+		/* Refused where there is something already. */
+		off = round_down(off, cluster);
+		len = min_u64(round_up(len, cluster), size - off);
+		buf = malloc(len);
+		memset(buf, (int)number, len);
+		note(w, off, len, number, write_compressed(w->image, off, buf, len));
+		free(buf);
 	} else if (what < 8) {
 		/* A hint: zeroes, or as before. */
 		(void)node_discard(w->image, off, len);

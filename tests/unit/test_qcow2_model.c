@@ -64,6 +64,27 @@ pick(struct worker *k, struct rng *r, uint64_t *off, uint64_t *len)
 	}
 }
 
+/* A unit of whole clusters, that gets smaller or does not.  Where one has a place
+ * already it is refused, whatever becomes of the others. */
+static void
+write_compressed(struct world *w, struct rng *r, uint64_t off, uint8_t *buf)
+{
+	struct iov v = IOV_BUF(buf, w->unit);
+	int result;
+
+	if (w->unit % (UINT64_C(1) << w->s->f.cluster_bits))
+		return;
+	memset(buf, 1 + (int)rng_below(r, 255), w->unit);
+	if (!rng_below(r, 3))
+		for (uint64_t i = 0; i < w->unit; i++)
+			buf[i] = (uint8_t)rng_below(r, 256);
+	result = node_write(w->image, off, &v, IO_COMPRESSED);
+	CHECK(!result || result == -EIO);
+	if (result)
+		CHECK(!node_pread(w->image, off, buf, w->unit));
+	memcpy(w->model + off, buf, w->unit);
+}
+
 static void
 one_request(struct worker *k, struct rng *r, uint8_t *buf)
 {
@@ -92,6 +113,8 @@ one_request(struct worker *k, struct rng *r, uint8_t *buf)
 		else
 			CHECK(!memcmp(buf, w->model + off, len));
 		memcpy(w->model + off, buf, len);
+	} else if (what < 12) {
+		write_compressed(w, r, off - off % w->unit, buf);
 	} else if (what < 15) {
 		CHECK(!node_pread(w->image, off, buf, len));
 		CHECK(!memcmp(buf, w->model + off, len));
@@ -218,6 +241,10 @@ try_format(struct qcow2_format f, bool backed, uint64_t seed)
 		.requests = cluster_bits > 16 ? 60 : 200,
 	};
 
+#ifdef HAVE_ZSTD
+	if (f.version >= 3 && seed & 1)
+		s.f.compression = QCOW2_COMPRESSION_ZSTD;
+#endif
 	/* Some units for each worker, and an end within a cluster. */
 	s.f.size = max_u64(cluster * WORKERS * (cluster_bits > 18 ? 1 + f.extended_l2 : 5), 1 << 20);
 	s.f.size = round_down(s.f.size, 512) + 512 * (seed % 5);
