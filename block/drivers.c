@@ -7,6 +7,7 @@
 #include "block/driver.h"
 
 static const struct driver *const drivers[] = {
+	&driver_compress,
 	&driver_copy_before_write,
 	&driver_file,
 	&driver_host_device,

@@ -5,6 +5,7 @@
 
 struct driver;
 
+extern const struct driver driver_compress;
 extern const struct driver driver_copy_before_write;
 extern const struct driver driver_file;
 extern const struct driver driver_host_device;

@@ -142,7 +142,7 @@ read_bounced(struct node *n, uint64_t off, const struct iov *dst, size_t pos,
 	     size_t *ret_len)
 {
 	uint64_t start = round_down(off + pos, n->limits.align);
-	uint64_t most = min_u64(IO_BOUNCE_MAX, n->limits.max_transfer);
+	uint64_t most = io_bounce_max(n);
 	uint64_t stop = min_u64(round_up(off + dst->len, n->limits.align), start + most);
 	uint64_t skip = off + pos - start;
 	size_t len = min_u64(stop - start - skip, dst->len - pos);

@@ -23,6 +23,13 @@ io_is_plain(const struct node *n, uint64_t off, const struct iov *v)
 	       (n->limits.mem_align <= 1 || iov_is_aligned(v, n->limits.mem_align));
 }
 
+/* Bytes that are copied at a time: whole blocks of n, and one block at least. */
+static inline uint64_t
+io_bounce_max(const struct node *n)
+{
+	return min_u64(max_u64(IO_BOUNCE_MAX, n->limits.align), n->limits.max_transfer);
+}
+
 static inline uint64_t
 io_node_size(const struct node *n)
 {

@@ -101,7 +101,7 @@ write_bounced(struct node *n, uint64_t off, const struct iov *src, size_t pos,
 {
 	uint64_t align = n->limits.align, from = off + pos;
 	uint64_t start = round_down(from, align);
-	uint64_t most = min_u64(IO_BOUNCE_MAX, n->limits.max_transfer);
+	uint64_t most = io_bounce_max(n);
 	uint64_t stop = min_u64(round_up(off + src->len, align), start + most);
 	size_t len = min_u64(stop - from, src->len - pos);
 	CLEANUP(cleanup_free) uint8_t *buf = iov_alloc(n->limits.mem_align, stop - start);
