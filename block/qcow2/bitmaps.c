@@ -14,8 +14,10 @@
  *           all entries get IN_USE, and a barrier: B1.  In the same step each
  *           bitmap gets a new place, table and data, so that storing it later
  *           needs no space; the old one is freed.
- * store     Bits go to their clusters; barrier; IN_USE is taken away; barrier.
- *           A crash in between leaves the flag, and the bits are not looked at.
+ * store     Bits go to their clusters, and the guest's data and tables to theirs;
+ *           barrier; IN_USE is taken away; barrier.  A crash in between leaves the
+ *           flag, and the bits are not looked at.  The data is part of it: what a
+ *           crash took back is a change too, and no mark tells of it.
  * switch    A directory that gains or loses entries, or whose entries get other
  *           places, is written anew to clusters that were counted before, and a
  *           barrier; then the header, extension and autoclear bit together in one

@@ -260,16 +260,18 @@ barrier(struct qcow2 *q)
 	return r;
 }
 
-/* All bits that there is room for, and a barrier. */
+/* All bits that there is room for, all that the guest wrote, and a barrier. */
 static int
 store_all_bits(struct qcow2 *q, int no_room)
 {
 	struct qcow2_bitmap *bm;
+	int r;
 
 	LIST_FOREACH(bm, &q->bitmaps, link)
 		if (bm->storing)
 			bm->error = is_placed(q, bm) ? store_bits(q, bm) : no_room;
-	return barrier(q);
+	r = qcow2_checkpoint(q);
+	return r < 0 ? r : barrier(q);
 }
 
 /* Take IN_USE from those whose bits are there.  If that fails the disk may say one or
