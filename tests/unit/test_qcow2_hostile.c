@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "block/dirty.h"
 #include "block/driver.h"
 #include "block/qcow/qcow.h"
 #include "block/qcow2/check.h"
@@ -207,6 +208,155 @@ texts(void *arg)
 	expect(104, 1, 2, "qcow2: unknown compression type: 2");
 }
 
+/* ---- stored bitmaps ---- */
+
+/* An image with two of them, one in use; *ret_dir and *ret_table are where the
+ * directory and the first one's table lie. */
+static struct node *
+sample_with_bitmaps(uint64_t *ret_dir, uint64_t *ret_table)
+{
+	struct node *file = sample(), *n = q2_open(file, NULL, false, NULL);
+	struct qcow2 *q = n->state;
+	struct dirty_options o = { .granularity = 512, .persistent = true };
+
+	o.name = "bitmap-b";
+	assert_int_equal(dirty_add(n, &o, NULL), 0);
+	o.name = "bitmap-a";
+	assert_int_equal(dirty_add(n, &o, NULL), 0);
+	assert_int_equal(node_pwrite(n, 7000, "x", 1), 0);
+	*ret_dir = q->exts.bitmap_dir_off;
+	assert_int_equal(q2_close(n), 0);
+	*ret_table = get_be64(mem_data(file) + *ret_dir);
+	mem_data(file)[*ret_dir + 32 + 15] |= 1;	/* the second's flags */
+	return file;
+}
+
+/* As attempt(), and bitmaps are merged, cleared and removed. */
+static void
+use_bitmaps(struct node *file, bool read_only)
+{
+	char *text = NULL;
+	struct node *n = q2_open(file, NULL, read_only, &text);
+	struct dirty_bitmap *b, *next;
+
+	if (!n) {
+		assert_true(text && *text);
+		free(text);
+		return;
+	}
+	for (b = dirty_after(n, NULL); b; b = next) {
+		uint64_t off, len;
+
+		next = dirty_after(n, b);
+		(void)dirty_next_run(b, 0, UINT64_MAX, &off, &len);
+		(void)node_pwrite(n, 9000, "y", 1);
+		(void)dirty_clear(b, NULL);
+		(void)dirty_remove(b, NULL);
+	}
+	use(n);
+}
+
+static void
+bitmap_entries(void *arg)
+{
+	static const struct { uint8_t off, width; } fields[] = {
+		{ 0, 8 }, { 8, 4 }, { 12, 4 }, { 16, 1 }, { 17, 1 }, { 18, 4 }, { 20, 4 },
+		{ 24, 8 },
+	};
+	uint64_t dir, table;
+
+	(void)arg;
+	for (size_t f = 0; f < ARRAY_SIZE(fields); f++) {
+		for (size_t e = 0; e < ARRAY_SIZE(edges); e++) {
+			for (unsigned k = 0; k < 4; k++) {
+				struct node *file = sample_with_bitmaps(&dir, &table);
+
+				patch(file, dir + (k & 1 ? 32 : 0) + fields[f].off,
+				      fields[f].width, edges[e]);
+				use_bitmaps(file, k & 2);
+				mem_free(file);
+			}
+		}
+	}
+}
+
+static void
+bitmap_tables(void *arg)
+{
+	uint64_t dir, table;
+
+	(void)arg;
+	for (size_t e = 0; e < ARRAY_SIZE(edges); e++) {
+		for (unsigned k = 0; k < 4; k++) {
+			struct node *file = sample_with_bitmaps(&dir, &table);
+
+			patch(file, table, 8, edges[e] ^ (uint64_t)(k & 1));
+			use_bitmaps(file, k & 2);
+			mem_free(file);
+		}
+	}
+}
+
+/* The extension is found by its head, and its fields put to their edges. */
+static void
+bitmap_extension(void *arg)
+{
+	static const struct { uint8_t off, width; } fields[] = {
+		{ 4, 4 }, { 8, 4 }, { 12, 4 }, { 16, 8 }, { 24, 8 },
+	};
+	uint64_t dir, table;
+
+	(void)arg;
+	for (size_t f = 0; f < ARRAY_SIZE(fields); f++) {
+		for (size_t e = 0; e < ARRAY_SIZE(edges); e++) {
+			struct node *file = sample_with_bitmaps(&dir, &table);
+			uint64_t at = 0;
+
+			while (get_be32(mem_data(file) + at) != QCOW2_EXT_BITMAPS)
+				at += 8;
+			patch(file, at + fields[f].off, fields[f].width, edges[e]);
+			use_bitmaps(file, e & 1);
+			mem_free(file);
+		}
+	}
+}
+
+static void
+expect_of_bitmaps(unsigned entry, uint64_t off, unsigned width, uint64_t v, const char *want)
+{
+	uint64_t dir, table;
+	struct node *file = sample_with_bitmaps(&dir, &table);
+	char *text = NULL;
+
+	patch(file, dir + 32 * entry + off, width, v);
+	assert_null(q2_open(file, NULL, true, &text));
+	assert_non_null(text);
+	assert_string_equal(text, want);
+	free(text);
+	mem_free(file);
+}
+
+static void
+bitmap_texts(void *arg)
+{
+	static const char sound[] = "Bitmap 'bitmap-a' doesn't satisfy the constraints";
+
+	(void)arg;
+	expect_of_bitmaps(0, 0, 8, 0, sound);
+	expect_of_bitmaps(0, 0, 8, 4097, sound);
+	expect_of_bitmaps(0, 8, 4, 0, sound);
+	expect_of_bitmaps(0, 8, 4, 0x8000001, sound);
+	expect_of_bitmaps(0, 12, 4, 4, sound);
+	expect_of_bitmaps(0, 16, 1, 2, sound);
+	expect_of_bitmaps(0, 17, 1, 8, sound);
+	expect_of_bitmaps(0, 17, 1, 32, sound);
+	expect_of_bitmaps(0, 20, 4, 8, "Bitmap extra data is not supported");
+	expect_of_bitmaps(1, 18, 4, 1 << 24, "Broken bitmap directory");
+	expect_of_bitmaps(0, 8, 4, 2,
+			  "Could not read bitmap 'bitmap-a' from image: Invalid argument");
+	expect_of_bitmaps(1, 24, 8, UINT64_C(0x6269746d61702d61), "Bitmap already exists: bitmap-a");
+}
+
 /* Each read of an open fails in turn. */
 static void
 failing_reads(void *arg)
@@ -281,6 +431,10 @@ HOSTILE_TEST(header_fields, header_fields_at_their_edges)
 HOSTILE_TEST(table_entries, table_entries_at_their_edges)
 HOSTILE_TEST(extensions, extensions_of_odd_lengths)
 HOSTILE_TEST(texts, the_error_names_the_field)
+HOSTILE_TEST(bitmap_entries, bitmap_directories_at_their_edges)
+HOSTILE_TEST(bitmap_tables, bitmap_tables_at_their_edges)
+HOSTILE_TEST(bitmap_extension, the_bitmap_extension_at_its_edges)
+HOSTILE_TEST(bitmap_texts, the_error_names_the_bitmap)
 HOSTILE_TEST(failing_reads, each_read_of_an_open_may_fail)
 HOSTILE_TEST(version_1_fields, fields_of_version_1_at_their_edges)
 
@@ -292,6 +446,10 @@ main(void)
 		CO_TEST(table_entries_at_their_edges),
 		CO_TEST(extensions_of_odd_lengths),
 		CO_TEST(the_error_names_the_field),
+		CO_TEST(bitmap_directories_at_their_edges),
+		CO_TEST(bitmap_tables_at_their_edges),
+		CO_TEST(the_bitmap_extension_at_its_edges),
+		CO_TEST(the_error_names_the_bitmap),
 		CO_TEST(each_read_of_an_open_may_fail),
 		CO_TEST(fields_of_version_1_at_their_edges),
 	};
