@@ -2,12 +2,15 @@
 /* Changes of the graph as commands and jobs ask for them, each one a change. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "block/change.h"
 #include "block/driver.h"
 #include "block/graph.h"
 #include "block/node.h"
+
+enum { BACKING_NAME_MAX = 1023 };	/* bytes, in any format */
 
 /* ---- filters and replacing ---- */
 
@@ -281,4 +284,45 @@ node_set_read_only(struct node *n, bool read_only, struct error **errp)
 	if (!r && !read_only)
 		r = tell_formats(n, errp);
 	return change_end(&c, r);
+}
+
+/* ---- the backing file's name, by command ---- */
+
+static int
+check_rename(struct node *top, struct node *n, const char *file, struct error **errp)
+{
+	if (!node_backing_skip(n))
+		return error_set(errp, "not allowing backing file change on an image without a "
+				       "backing file");
+	if (node_check_busy(top, errp) < 0)
+		return -1;
+	if (!node_chain_contains(top, n))
+		return error_set(errp, "'%s' and image file are not in the same chain", top->name);
+	if (strlen(file) > BACKING_NAME_MAX)
+		return error_set_errno(errp, EINVAL, "Could not change backing file to '%s'", file),
+		       -1;
+	return 0;
+}
+
+int
+node_rename_backing_file(struct node *top, struct node *n, const char *file, struct error **errp)
+{
+	bool read_only = n->read_only;
+	struct node *under;
+	int r;
+
+	if (check_rename(top, n, file, errp) < 0)
+		return -1;
+	node_pin(top);
+	node_pin(n);
+	r = read_only ? node_set_read_only(n, false, errp) : 0;
+	if (!r) {
+		under = node_skip_filters(node_backing_skip(n));
+		r = node_change_backing_file(n, file, under ? under->driver->name : NULL, errp);
+		if (read_only && node_set_read_only(n, true, r ? NULL : errp) < 0)
+			r = -1;
+	}
+	node_unpin(n);
+	node_unpin(top);
+	return r;
 }

@@ -290,6 +290,17 @@ node_chain_contains(const struct node *top, const struct node *base)
 	return top;
 }
 
+bool
+node_is_used_by_node(const struct node *n)
+{
+	struct use *u;
+
+	LIST_FOREACH(u, &n->users, link)
+		if (!u->is_root)
+			return true;
+	return false;
+}
+
 void
 node_each(bool (*fn)(struct node *n, void *arg), void *arg)
 {

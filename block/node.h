@@ -93,6 +93,9 @@ struct node *node_backing_skip(struct node *n);
 /* Is base in the backing chain of top (or top itself)? */
 bool node_chain_contains(const struct node *top, const struct node *base);
 
+/* Does another node stand on n, rather than only exports and jobs? */
+bool node_is_used_by_node(const struct node *n);
+
 /* For each node by the order of addition; stops where fn returns false. */
 void node_each(bool (*fn)(struct node *n, void *arg), void *arg);
 
@@ -121,6 +124,11 @@ int node_set_backing(struct node *overlay, struct node *backing, const char *fil
 		     const char *fmt, struct error **errp);
 /* Rewrite only the header's backing file name and format. */
 int node_change_backing_file(struct node *n, const char *file, const char *fmt,
+			     struct error **errp);
+/* The command on that: n is in the chain of top, has a backing file, and is made
+ * writable for as long as it takes.  The backing format recorded is that of the node
+ * which is there. */
+int node_rename_backing_file(struct node *top, struct node *n, const char *file,
 			     struct error **errp);
 /* Switch between reading and writing, with the node's own file below it. */
 int node_set_read_only(struct node *n, bool read_only, struct error **errp);

@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "base/error.h"
+#include "block/change.h"
 #include "block/graph.h"
 #include "block/io_int.h"
 #include "block/node.h"
 #include "block/root.h"
+
+/* What any alignment leaves of the largest signed offset. */
+#define SIZE_LIMIT (((uint64_t)INT64_MAX >> 30) << 30)
 
 static int
 check(const struct node *n, uint64_t size, struct error **errp)
 {
 	if (n->read_only)
 		return error_set(errp, "Image is read-only");
-	if (size > INT64_MAX)
-		return error_set(errp, "Required too big image size, it must be not "
-				 "greater than %lld", (long long)INT64_MAX);
+	if (size > SIZE_LIMIT)
+		return error_set(errp, "offset(%" PRIu64 ") exceeds maximum(%" PRIu64 ")", size,
+				 SIZE_LIMIT);
 	return 0;
 }
 
@@ -86,17 +91,36 @@ tell_users(struct node *n)
 	}
 }
 
+/* n, and where it stores: nobody else may write there meanwhile. */
+enum { STORAGE_MAX = 8 };
+
+static size_t
+storage_of(struct node *n, struct node *nodes[STORAGE_MAX])
+{
+	size_t count = 0;
+
+	for (; n && count < STORAGE_MAX; n = node_is_filter(n) ? node_filtered(n) : node_file(n))
+		nodes[count++] = n;
+	return count;
+}
+
 int
 node_resize(struct node *n, uint64_t size, struct error **errp)
 {
+	struct node *nodes[STORAGE_MAX];
 	struct root *r;
+	struct change c;
 	int err;
 
 	if (root_new(n, "root", PERM_RESIZE, PERM_ALL, NULL, NULL, &r, errp) < 0)
 		return -1;
-	err = node_truncate(n, size, false, PREALLOC_OFF, errp);
+	/* A request that was judged by the old size must not be under way. */
+	err = change_begin(&c, nodes, storage_of(n, nodes), errp);
+	if (!err)
+		err = node_truncate(n, size, false, PREALLOC_OFF, errp);
 	if (!err)
 		tell_users(n);
+	err = change_end(&c, err);
 	root_free(r);
 	return err;
 }

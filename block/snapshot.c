@@ -33,18 +33,6 @@ holder_of(struct node *n)
 	return n;
 }
 
-/* Only what no other node stands on is of interest by itself. */
-static int
-check_top(const struct node *n, struct error **errp)
-{
-	struct use *u;
-
-	LIST_FOREACH(u, &n->users, link)
-		if (!u->is_root)
-			return error_set(errp, "Need a root block node");
-	return 0;
-}
-
 /* 1: *ret_info; 0: none; -1. */
 static int
 find(struct node *holder, const char *id, const char *name, struct SnapshotInfo **ret_info,
@@ -63,7 +51,9 @@ check_take(struct node *n, struct node *holder, const char *name, struct error *
 	struct SnapshotInfo *other = NULL;
 	int r;
 
-	if (check_top(n, errp) < 0 || node_check_busy(n, errp) < 0)
+	if (node_is_used_by_node(n))
+		return error_set(errp, "Need a root block node");
+	if (node_check_busy(n, errp) < 0)
 		return -1;
 	if (n->read_only)
 		return error_set(errp, "Device '%s' is read only", n->name);
@@ -113,8 +103,8 @@ drop(struct node *n, struct node *holder, const char *id, const char *name,
 	struct SnapshotInfo *info = NULL;
 	int r;
 
-	if (check_top(n, errp) < 0)
-		return -1;
+	if (node_is_used_by_node(n))
+		return error_set(errp, "Need a root block node");
 	if (!id && !name)
 		return error_set(errp, "Name or id must be provided");
 	if (node_check_busy(n, errp) < 0)

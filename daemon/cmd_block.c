@@ -89,3 +89,17 @@ qmp_block_resize(const struct block_resize_args *args, struct error **errp)
 	node_unref(n);
 	return r;
 }
+
+int
+qmp_change_backing_file(const struct change_backing_file_args *args, struct error **errp)
+{
+	struct node *top = node_find(args->device), *n;
+
+	if (!top)
+		return error_set(errp, "Cannot find device='%s' nor node-name='%s'", args->device,
+				 args->device);
+	if (node_is_used_by_node(top))
+		return error_set(errp, "Need a root block node");
+	n = find_node(NULL, args->image_node_name, errp);
+	return n ? node_rename_backing_file(top, n, args->backing_file, errp) : -1;
+}

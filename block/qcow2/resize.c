@@ -26,7 +26,7 @@ switch_l1(struct qcow2 *q, uint64_t n, uint64_t host, uint64_t **table)
 {
 	CLEANUP(cleanup_free) uint8_t *buf = calloc(n, 8);
 	uint64_t old_host = q->header.l1_off, old_n = q->l1_size;
-	uint8_t field[12];
+	uint8_t field[12], old_field[12];
 	int r;
 
 	if (!buf)
@@ -42,7 +42,9 @@ switch_l1(struct qcow2 *q, uint64_t n, uint64_t host, uint64_t **table)
 		return r;
 	put_be32(field, (uint32_t)n);
 	put_be64(field + 4, host);
-	r = qcow2_write_field(q, QCOW2_OFF_L1_SIZE, field, sizeof(field));
+	put_be32(old_field, q->header.l1_size);
+	put_be64(old_field + 4, old_host);
+	r = qcow2_switch_field(q, QCOW2_OFF_L1_SIZE, old_field, field, sizeof(field));
 	if (r < 0)
 		return r;
 	qcow2_lock(q);
@@ -83,7 +85,7 @@ grow_l1(struct qcow2 *q, uint64_t n)
 		r = switch_l1(q, n, host, &table);
 		co_mutex_unlock(&q->checkpoint);
 	}
-	/* After a failed write of the header the disk may have either. */
+	/* Where it has failed, the disk may have either. */
 	if (r < 0 && !atomic_load(&q->failed))
 		(void)qcow2_refs_give_back(q, host, clusters);
 	return r;
@@ -264,6 +266,24 @@ shrink(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
 		     : 0;
 }
 
+/* The end of the file that nothing is in any more goes; failing costs space only. */
+static void
+trim_file(struct qcow2 *q)
+{
+	struct node *file = qcow2_file(q);
+	uint64_t size = atomic_load(&file->size), n = qcow2_clusters(q, size), count;
+
+	/* Twice: what is unmapped by the first is free when the second is done. */
+	if (!(file->driver->caps & DRIVER_GROWS) || qcow2_checkpoint(q) < 0 ||
+	    qcow2_checkpoint(q) < 0)
+		return;
+	for (; n; n--)
+		if (qcow2_refs_get(q, n - 1, &count) < 0 || count)
+			break;
+	if (n << q->cluster_bits < size)
+		(void)node_truncate(file, n << q->cluster_bits, false, PREALLOC_OFF, NULL);
+}
+
 /* An external data file is made longer first: nothing is mapped that it has not.
  * If it is a raw image in its own right, so is all of the new space. */
 static int
@@ -313,5 +333,7 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 		(void)node_truncate(qcow2_data_file(q), size, exact && q->data_raw, PREALLOC_OFF,
 				    NULL);
 	qcow2_bitmaps_resized(q);
+	if (size < old)
+		trim_file(q);
 	return 0;
 }

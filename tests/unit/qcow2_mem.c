@@ -332,7 +332,7 @@ q2_read_snapshot(struct node *n, const char *name, uint8_t *buf, uint64_t len)
 {
 	struct qcow2 *q = n->state;
 	const struct qcow2_snapshot *s = q->snapshots;
-	uint64_t *l1, *own = q->l1, own_size = q->l1_size;
+	uint64_t *l1, *own = q->l1, own_size = q->l1_size, size = atomic_load(&n->size);
 	int r;
 
 	while (strcmp(s->name, name))
@@ -343,7 +343,9 @@ q2_read_snapshot(struct node *n, const char *name, uint8_t *buf, uint64_t len)
 		return r;
 	q->l1 = l1;
 	q->l1_size = s->l1_size;
+	atomic_store(&n->size, len);
 	r = node_pread(n, 0, buf, len);
+	atomic_store(&n->size, size);
 	q->l1 = own;
 	q->l1_size = own_size;
 	free(l1);

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Changing a disk's size with the n-th call failing, for n from 1 until a run passes
+ * clean: the image is sound, of the old size or the new, and what lies below both
+ * is as it was. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "block/driver.h"
+#include "block/qcow2/check.h"
+#include "block/qcow2/format.h"
+#include "block/qcow2/qcow2.h"
+#include "block/snapshot.h"
+#include "tests/unit/aio_test.h"
+#include "tests/unit/qcow2_mem.h"
+
+struct plan {
+	struct qcow2_format f;
+	uint64_t to;
+	bool backed, snapshot, for_good;
+};
+
+struct world {
+	const struct plan *p;
+	struct node *file, *backing, *image;
+	uint8_t *model;
+};
+
+static void
+prepare(struct world *w)
+{
+	uint64_t size = w->p->f.size;
+
+	w->model = malloc(size);
+	w->file = mem_new();
+	if (w->p->backed) {
+		w->backing = mem_new();
+		memset(w->model, 0xbb, size);
+		assert_int_equal(node_pwrite(w->backing, 0, w->model, size), 0);
+	}
+	w->image = q2_make(w->file, &w->p->f, w->backing);
+	for (uint64_t i = 0; i < size; i++)
+		w->model[i] = (uint8_t)(1 + i / 700);
+	assert_int_equal(node_pwrite(w->image, 0, w->model, size), 0);
+	if (w->p->snapshot)
+		assert_int_equal(qcow2_snapshot_ops.take(w->image, "s"), 0);
+	assert_int_equal(node_flush(w->image), 0);
+}
+
+static void
+judge(struct world *w, bool changed)
+{
+	uint64_t old = w->p->f.size, to = w->p->to, both = min_u64(old, to), size;
+	uint8_t *buf = malloc(max_u64(old, to));
+	struct check_result c;
+
+	atomic_store(&w->file->flush_error, 0);
+	w->image = q2_open(w->file, w->backing, false, NULL);
+	assert_non_null(w->image);
+	size = atomic_load(&w->image->size);
+	assert_true(changed ? size == to : size == old || size == to);
+	assert_int_equal(qcow2_check(w->image->state, 0, NULL, &c), 0);
+	assert_int_equal(c.corruptions + c.errors, 0);
+	assert_true(!changed || !c.leaks);
+	assert_int_equal(node_pread(w->image, 0, buf, size), 0);
+	assert_memory_equal(buf, w->model, both);
+	if (changed && to > old)
+		assert_true(bytes_are_zero(buf + round_up(old, 512), to - round_up(old, 512)) ||
+			    w->backing);
+	if (w->p->snapshot) {
+		uint8_t *shown = malloc(old);
+
+		assert_int_equal(q2_read_snapshot(w->image, "s", shown, old), 0);
+		assert_memory_equal(shown, w->model, old);
+		free(shown);
+	}
+	assert_int_equal(q2_close(w->image), 0);
+	free(buf);
+}
+
+static bool
+run_once(const struct plan *p, long n)
+{
+	struct world w = { .p = p };
+	struct mem_faults *faults;
+	struct error *err = NULL;
+	bool failed, changed;
+
+	prepare(&w);
+	faults = mem_faults(w.file);
+	faults->error = n % 2 ? -EIO : -ENOSPC;
+	faults->for_good = p->for_good;
+	faults->fail_at = n;
+	changed = !qcow2_truncate(w.image, p->to, false, PREALLOC_OFF, &err);
+	assert_true(changed != (err != NULL));
+	error_free(err);
+	failed = p->for_good ? faults->fail_at == 1 : !faults->fail_at;
+	assert_true(failed || changed);
+	faults->fail_at = 0;
+	(void)q2_close(w.image);
+	judge(&w, changed && !failed);
+	mem_free(w.file);
+	if (w.backing)
+		mem_free(w.backing);
+	free(w.model);
+	return failed;
+}
+
+static void
+run_plan(void *arg)
+{
+	long n = 1;
+
+	while (run_once(arg, n))
+		n++;
+	assert_true(n > 4);
+}
+
+static void
+try_sizes(uint64_t from, uint64_t to)
+{
+	for (unsigned i = 0; i < 8; i++) {
+		struct plan p = {
+			.f = { .size = from, .version = 3, .cluster_bits = i & 1 ? 9 : 12,
+			       .refcount_order = 4 },
+			.to = to, .backed = i & 2, .snapshot = i & 4, .for_good = i & 1,
+		};
+
+		run(run_plan, &p);
+	}
+}
+
+static void
+a_call_that_fails_while_growing_corrupts_nothing(void **state)
+{
+	(void)state;
+	try_sizes(100 << 10, 3 << 20);
+	try_sizes((64 << 10) + 512, 10 << 20);
+}
+
+static void
+a_call_that_fails_while_shrinking_corrupts_nothing(void **state)
+{
+	(void)state;
+	try_sizes(300 << 10, 20 << 10);
+	try_sizes(200 << 10, (40 << 10) + 512);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CO_TEST(a_call_that_fails_while_growing_corrupts_nothing),
+		CO_TEST(a_call_that_fails_while_shrinking_corrupts_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
