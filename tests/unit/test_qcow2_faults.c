@@ -186,6 +186,19 @@ try_plan(unsigned cluster_bits, unsigned order, uint64_t clusters, bool backed, 
 }
 
 static void
+try_subclusters(unsigned cluster_bits, uint64_t clusters, bool backed, bool for_good, int error,
+		unsigned seed)
+{
+	struct plan p = {
+		.f = { .size = clusters << cluster_bits, .version = 3, .extended_l2 = true,
+		       .cluster_bits = cluster_bits, .refcount_order = 4 },
+		.backed = backed, .for_good = for_good, .error = error, .seed = seed,
+	};
+
+	run(run_plan, &p);
+}
+
+static void
 a_call_that_fails_once_corrupts_nothing(void **state)
 {
 	(void)state;
@@ -204,12 +217,22 @@ calls_that_fail_for_good_corrupt_nothing(void **state)
 	try_plan(12, 4, 40, true, true, -EIO, 7);
 }
 
+static void
+failing_calls_corrupt_no_subclusters(void **state)
+{
+	(void)state;
+	try_subclusters(14, 12, true, false, -EIO, 8);
+	try_subclusters(14, 12, false, false, -ENOSPC, 9);
+	try_subclusters(14, 12, true, true, -EIO, 10);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CO_TEST(a_call_that_fails_once_corrupts_nothing),
 		CO_TEST(calls_that_fail_for_good_corrupt_nothing),
+		CO_TEST(failing_calls_corrupt_no_subclusters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

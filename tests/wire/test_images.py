@@ -8,6 +8,7 @@ covered.
 """
 import os
 import random
+import shutil
 import signal
 import threading
 
@@ -15,6 +16,7 @@ import pytest
 
 import images
 import nbdraw
+import quoin
 
 SIZE = 6 << 20
 SEED = int(os.environ.get('QUOIN_SEED', '0')) or random.randrange(1 << 30)
@@ -118,6 +120,54 @@ def test_random_requests_against_a_model(start, tmp, shape, backing):
     judge(tmp, path, disk.now)
 
 
+def qemu_writes(rng, path, cluster, n):
+    """Random requests by qemu-io, compressed ones among them, which fail where a
+    cluster has its place already."""
+    commands = []
+    for _ in range(n):
+        unit = rng.choice([512, 4096, cluster // 32 or 512, cluster])
+        off = rng.randrange(SIZE) // unit * unit
+        length = min(unit * rng.choice([1, 1, 2, 5]), SIZE - off)
+        byte = rng.randrange(1, 256)
+        commands += ['-c', rng.choice([
+            'write -P %d %d %d' % (byte, off, length), 'write -P %d %d %d' % (byte, off, length),
+            'write -z %d %d' % (off, length), 'write -z -u %d %d' % (off, length),
+            'discard %d %d' % (off, length),
+            'write -c -P %d %d %d' % (byte, off // cluster * cluster,
+                                      min(cluster, SIZE - off // cluster * cluster))])]
+    images.tool(images.peers.QEMU_IO, '-d', 'unmap', '-f', 'qcow2', *commands, path, check=False)
+
+
+def converted(tmp, path, *options):
+    images.img('convert', '-O', 'raw', *options, path, tmp / 'out.raw')
+    return images.content(tmp / 'out.raw')
+
+
+@pytest.mark.io
+@pytest.mark.parametrize('backing', [False, True], ids=['alone', 'overlay'])
+@pytest.mark.parametrize('cluster', [16384, 1 << 20])
+@pytest.mark.parametrize('extended', [False, True], ids=['clusters', 'subclusters'])
+def test_an_image_that_qemu_wrote_is_read_and_written_on(start, tmp, extended, cluster, backing):
+    """With a snapshot in it, which stays as it is; its clusters are shared."""
+    rng = random.Random('%d %s %s %s' % (SEED, extended, cluster, backing))
+    print('QUOIN_SEED=%d' % SEED)
+    options = ('cluster_size=%d' % cluster,) + (('extended_l2=on',) if extended else ())
+    path, _ = make(tmp, rng, *options, backing=backing)
+    qemu_writes(rng, path, cluster, 40)
+    images.img('snapshot', '-c', 's', path)
+    qemu_writes(rng, path, cluster, 15)
+    before, content = converted(tmp, path, '-l', 's'), converted(tmp, path)
+    d, sock = serve(start, tmp, path)
+    disk = Disk(sock, content, rng)
+    for off in range(0, SIZE, 1 << 20):
+        assert disk.read(off, 1 << 20) == content[off:off + (1 << 20)]
+    for _ in range(100):
+        disk.step()
+    d.stop()
+    judge(tmp, path, disk.now)
+    assert converted(tmp, path, '-l', 's') == before
+
+
 @pytest.mark.io
 def test_several_writers_at_once(start, tmp):
     """Four clients, each in its own stripes of the same clusters."""
@@ -197,3 +247,26 @@ def test_kill_leaves_no_corruption(start, tmp, round_):
     d.stop()
     images.img('check', '-f', 'qcow2', '-r', 'leaks', path, check=False)
     judge(tmp, path, disk.now)
+
+
+def resident_kib(pid):
+    with open('/proc/%d/status' % pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith('VmRSS:'))
+
+
+@pytest.mark.parametrize('shape', [(), ('extended_l2=on',)], ids=['clusters', 'subclusters'])
+def test_100_idle_images_of_a_terabyte_cost_less_than_20_mb(start, tmp, shape):
+    if quoin.SLOW > 1:
+        pytest.skip('a sanitizer takes memory of its own')
+    images.qcow2(tmp / '0', 1 << 40, None, *shape)
+    for i in range(1, 100):
+        shutil.copyfile(tmp / '0', tmp / str(i))
+    d = start()
+    before = resident_kib(d.pid)
+    for i in range(100):
+        d.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'n%d' % i,
+            'file': {'driver': 'file', 'filename': str(tmp / str(i))}})
+    cost = resident_kib(d.pid) - before
+    print('cost: %d KiB' % cost)
+    assert cost * 1024 < 20 * 1000 * 1000, cost
