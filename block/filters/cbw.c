@@ -316,11 +316,27 @@ init_state(struct node *n)
 static int
 check_options(const struct BlockdevOptionsCbw *o, struct error **errp)
 {
-	if (o->bitmap)
-		return error_set(errp, "Bitmap '%s' could not be found: copy-before-write "
-				 "by a bitmap is not supported yet", o->bitmap->name);
 	if (o->has_cbw_timeout && o->cbw_timeout)
 		return error_set(errp, "Parameter 'cbw-timeout' is not supported yet");
+	return 0;
+}
+
+/* Keep only what a bitmap marks now. */
+static int
+restrict_to(struct node *n, const struct BlockDirtyBitmap *which, struct error **errp)
+{
+	struct dirty_bitmap *b = dirty_lookup(which->node, which->name, errp);
+
+	if (!b || dirty_check(b, DIRTY_TO_READ, errp) < 0)
+		return -1;
+	if (node_size(dirty_node(b)) != node_size(n))
+		return error_set(errp, "Cannot create block-copy-state: Failed to merge bitmap "
+				 "'%s' to internal copy-bitmap: Bitmaps are of different sizes "
+				 "(destination size is %llu, source size is %llu) and can't be "
+				 "merged", which->name,
+				 (unsigned long long)node_size(n),
+				 (unsigned long long)node_size(dirty_node(b)));
+	cbw_restrict(n, b);
 	return 0;
 }
 
@@ -348,7 +364,9 @@ cbw_open(struct node *n, struct opener *op, struct error **errp)
 	atomic_store(&n->size, node_size(file->child));
 	if (order_readers(s, file->child, s->target->child, errp) < 0)
 		return -1;
-	return make_set(n, cluster, errp);
+	if (make_set(n, cluster, errp) < 0)
+		return -1;
+	return o->bitmap ? restrict_to(n, o->bitmap, errp) : 0;
 }
 
 static int

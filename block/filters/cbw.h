@@ -52,7 +52,8 @@ bool cbw_next(struct node *filter, uint64_t off, uint64_t *ret_off, uint64_t *re
 uint64_t cbw_left(struct node *filter);		/* bytes of them */
 /* A copy of the set.  -ENOMEM or 0. */
 int cbw_copy_set(struct node *filter, struct bitmap **ret);
-/* In cbw_options.now(): keep only the clusters of which b marks something. */
+/* Before the filter is in use, or in cbw_options.now(): keep only the clusters of which
+ * b marks something.  Of the others nothing remembers what they held. */
 void cbw_restrict(struct node *filter, struct dirty_bitmap *b);
 /* Take [off, off + len) off the set, unkept.  Waits for copies under way there. */
 void cbw_skip(struct node *filter, uint64_t off, uint64_t len);

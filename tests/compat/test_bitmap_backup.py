@@ -157,3 +157,50 @@ def test_the_last_granule_is_short(pair, granularity, tail):
     wait_for(pair, 'null')
     bitmaps(pair)
     same_target(pair)
+
+
+# ---- the filter alone ----
+
+@pytest.fixture
+def filtered(pair):
+    """A filter that keeps what bitmap b marks; nobody uses it yet."""
+    pair.prepare(make_disks)
+    for name in ('disk', 'target', 'small'):
+        pair.ask('blockdev-add', {
+            'driver': 'qcow2', 'node-name': name,
+            'file': {'driver': 'file', 'filename': 'DIR/%s.qcow2' % name}})
+    pair.ask('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': 'DIR/nbd'}}})
+    for node in ('disk', 'small'):
+        pair.ask('block-dirty-bitmap-add', {'node': node, 'name': 'b', 'granularity': 65536})
+    return pair
+
+
+def add_filter(pair, bitmap):
+    return pair.ask('blockdev-add', {
+        'driver': 'copy-before-write', 'node-name': 'cbw', 'file': 'disk', 'target': 'target',
+        'bitmap': bitmap})
+
+
+@pytest.mark.parametrize('bitmap', [
+    {'node': 'none', 'name': 'b'}, {'node': 'disk', 'name': 'none'},
+    {'node': 'small', 'name': 'b'}, {'node': 'disk'}], ids=str)
+def test_a_filter_with_a_wrong_bitmap(filtered, bitmap):
+    assert 'error' in add_filter(filtered, bitmap)
+
+
+def test_a_filter_keeps_what_its_bitmap_marks(filtered):
+    filtered.ask('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'disk',
+                                      'writable': True})
+    write(filtered, 'write -P 3 1M 1', 'write -P 4 5M 64k')
+    filtered.ask('block-export-del', {'id': 'e', 'mode': 'hard'})
+    for s in filtered.sides:
+        s.daemon.wait_event('BLOCK_EXPORT_DELETED')
+    add_filter(filtered, {'node': 'disk', 'name': 'b'})
+    filtered.ask('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'cbw',
+                                      'name': 'disk', 'writable': True})
+    write(filtered, 'write -P 9 0 2M', 'write -P 9 5M 100')
+    filtered.ask('block-export-del', {'id': 'e', 'mode': 'hard'})
+    for s in filtered.sides:
+        s.daemon.wait_event('BLOCK_EXPORT_DELETED')
+    filtered.ask('blockdev-del', {'node-name': 'cbw'})
+    same_target(filtered)
