@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "cli/report.h"
 #include "rescue/key.h"
 #include "rescue/keyring.h"
 #include "rescue/output.h"
@@ -46,6 +47,8 @@ static const char help[] =
 	"      --salvage                go on at damaged places: TARGET has zeroes there\n"
 	"      --map FILE               where --salvage says what was lost, as a mapfile of\n"
 	"                               ddrescue; TARGET.map if TARGET is a file\n"
+	"      --json                   print a report on standard output, as JSON\n"
+	"      --no-digest              ... without the SHA-256 of the disk's content\n"
 	"  -f, --force                  replace TARGET, or overwrite a device or an export\n"
 	"  -q, --quiet                  print errors only\n"
 	"  -h, --help                   display this help and exit\n"
@@ -66,6 +69,8 @@ enum {
 	OPT_MAP,
 	OPT_KEEP_CHAIN,
 	OPT_RESUME,
+	OPT_JSON,
+	OPT_NO_DIGEST,
 };
 
 static const struct option long_options[] = {
@@ -79,6 +84,8 @@ static const struct option long_options[] = {
 	{ "verify", no_argument, NULL, OPT_VERIFY },
 	{ "salvage", no_argument, NULL, OPT_SALVAGE },
 	{ "map", required_argument, NULL, OPT_MAP },
+	{ "json", no_argument, NULL, OPT_JSON },
+	{ "no-digest", no_argument, NULL, OPT_NO_DIGEST },
 	{ "force", no_argument, NULL, 'f' },
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "help", no_argument, NULL, 'h' },
@@ -87,10 +94,17 @@ static const struct option long_options[] = {
 
 enum { PARSE_HELP = -1, PARSE_OK = 0 };
 
+/* What --json asked for; NULL: nothing. */
+static struct report *the_report;
+static bool quiet;
+
 static void
 say(const char *line)
 {
-	fprintf(stderr, "%s\n", line);
+	if (the_report)
+		report_say(the_report, line);
+	if (!quiet)
+		fprintf(stderr, "%s\n", line);
 }
 
 static int
@@ -172,8 +186,14 @@ take_option(struct run_options *o, bool *list, int opt)
 	case 'f':
 		o->force = true;
 		return PARSE_OK;
+	case OPT_JSON:
+		o->report = report_take;
+		return PARSE_OK;
+	case OPT_NO_DIGEST:
+		o->digest = false;
+		return PARSE_OK;
 	case 'q':
-		o->say = NULL;
+		quiet = true;
 		o->progress = NULL;
 		return PARSE_OK;
 	case 'h':
@@ -189,6 +209,9 @@ check_options(struct run_options *o)
 {
 	enum output_kind kind = o->target ? output_kind_of(o->target) : OUTPUT_FILE;
 
+	if (o->report && kind == OUTPUT_STREAM)
+		return complain("the report of --json and the disk cannot both go to standard "
+				"output", "");
 	if (o->map && !o->salvage)
 		return complain("--map wants --salvage", "");
 	if (o->map && o->target && !strcmp(o->map, o->target))
@@ -252,6 +275,19 @@ say_end(const struct run_options *o, int status)
 		fprintf(stderr, "%s is on disk; some of its data is missing\n", what);
 }
 
+/* A report is begun when it is known that one is wanted. */
+static int
+begin_report(struct run_options *o)
+{
+	o->digest = o->digest && o->report;
+	if (!o->report)
+		return 0;
+	the_report = report_new();
+	o->report_user = the_report;
+	o->no_list = true;
+	return the_report ? 0 : -1;
+}
+
 static int
 run(struct run_options *o)
 {
@@ -264,8 +300,12 @@ run(struct run_options *o)
 	status = run_rescue(o, &err);
 	if (err)
 		fprintf(stderr, "quoin rescue: %s\n", error_text(err));
-	if (o->say && o->target)
+	if (!quiet && o->target)
 		say_end(o, status);
+	if (the_report && report_print(the_report, status) < 0) {
+		fprintf(stderr, "quoin rescue: the report could not be written\n");
+		status = status == RUN_OK ? RUN_FAILED : status;
+	}
 	return status;
 }
 
@@ -274,14 +314,16 @@ cli_rescue(int argc, char **argv)
 {
 	static const struct rlimit no_core = { 0, 0 };
 	struct keyring keys = { .ask = true };
-	struct run_options o = { .keys = &keys, .say = say, .progress = stderr };
+	struct run_options o = { .keys = &keys, .say = say, .progress = stderr,
+				 .digest = true };
 	int status;
 
 	/* Keys and plain data have no business in a core dump. */
 	(void)setrlimit(RLIMIT_CORE, &no_core);
 	status = parse(argc, argv, &o);
 	if (status == PARSE_OK)
-		status = run(&o);
+		status = begin_report(&o) < 0 ? RUN_FAILED : run(&o);
+	report_free(the_report);
 	keyring_done(&keys);
 	if (status == PARSE_HELP) {
 		fputs(help, stdout);

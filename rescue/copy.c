@@ -146,14 +146,18 @@ int
 copy_verify(struct copy *c, struct error **errp)
 {
 	struct pipeline p;
+	const char *how;
 
-	if (output_reopen(c->output, &c->verified, errp) < 0)
+	if (output_reopen(c->output, &how, errp) < 0)
 		return -1;
 	set_up(c, &p);
 	p.compare = true;
 	p.start = 0;
 	p.digest = NULL;
-	return run(c, &p, errp);
+	if (run(c, &p, errp) < 0)
+		return -1;
+	c->verified = how;
+	return 0;
 }
 
 void

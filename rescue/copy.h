@@ -29,6 +29,7 @@ struct copy {
 	bool want_digest;
 	uint64_t start;			/* what lies before was copied by an earlier run */
 
+	uint64_t resumed_at;		/* what start was at first; for reports */
 	struct output *output;		/* from copy_open() on */
 	struct pipeline_size size;	/* from copy_measure() on; behind start */
 	struct lost lost;

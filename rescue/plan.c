@@ -130,6 +130,7 @@ plan_copies(struct plan *p, struct node *top)
 	}
 	if (!p->o->keep_chain) {
 		p->copy[0].source = top;
+		p->copy[0].want_digest = p->o->digest;
 		p->copy[0].spec = flat_spec(p->o);
 		return 0;
 	}
@@ -151,7 +152,7 @@ resume(struct plan *p, const struct layers *layers, struct error **errp)
 			 errp) < 0)
 		return -1;
 	for (unsigned i = 0; i < p->count; i++)
-		p->copy[i].start = p->resumed[i].done;
+		p->copy[i].start = p->copy[i].resumed_at = p->resumed[i].done;
 	return 0;
 }
 

@@ -66,6 +66,7 @@ struct run {
 	struct timer timer;
 	bool moving;		/* bytes: there is progress to be shown */
 	int signo;		/* that ended it; 0: none */
+	bool reported;
 };
 
 static void __attribute__((format(printf, 2, 3)))
@@ -108,7 +109,7 @@ prepare(struct run *r)
 {
 	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0)
 		return -1;
-	if (!r->o->target)
+	if (!r->o->target && !r->o->no_list)
 		list_print(&r->chain, stdout);
 	if (check_chain(r) < 0)
 		return -1;
@@ -394,11 +395,22 @@ rescue(struct run *r)
 }
 
 static void
+report(struct run *r)
+{
+	struct run_view v = { r->o, &r->chain, &r->plan, r->errp ? *r->errp : NULL };
+
+	if (r->o->report && !r->reported)
+		r->o->report(&v, r->o->report_user);
+	r->reported = true;
+}
+
+static void
 main_co(void *arg)
 {
 	struct run *r = arg;
 
 	(void)rescue(r);
+	report(r);
 	plan_done(&r->plan);
 	root_free(r->source);
 	node_unref(r->source_node);
@@ -448,6 +460,7 @@ run_rescue(const struct run_options *o, struct error **errp)
 		else
 			r->status = RUN_OK;
 	}
+	report(r);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);
 	status = r->signo && r->status == RUN_FAILED ? RUN_INTERRUPTED + r->signo : r->status;

@@ -11,7 +11,18 @@
 #include <stdio.h>
 
 struct error;
+struct image_chain;
 struct keyring;
+struct plan;
+struct run_options;
+
+/* What there was, for a report; all is borrowed. */
+struct run_view {
+	const struct run_options *o;
+	const struct image_chain *chain;
+	struct plan *plan;		/* of no copies, if it did not come that far */
+	const struct error *error;	/* NULL: none */
+};
 
 /* The exit statuses of quoin rescue. */
 enum run_status {
@@ -39,6 +50,11 @@ struct run_options {
 	FILE *progress;			/* NULL: none */
 	struct keyring *keys;
 	void (*say)(const char *line);	/* NULL: nothing */
+	bool digest;			/* of the guest's content; not with keep_chain */
+	bool no_list;			/* without a target, only try the keys */
+	/* Called once at the end, if the chain could be read; NULL: not. */
+	void (*report)(const struct run_view *v, void *user);
+	void *report_user;
 };
 
 /* An enum run_status, or RUN_INTERRUPTED plus a signal's number. */

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue --resume: what an interrupted run did is kept, and nothing else is believed."""
 import atexit
+import json
 import os
 import pathlib
 import random
@@ -177,9 +178,12 @@ def copy_of(cut, tmp):
 
 def test_a_copy_with_the_same_times_goes_on(tmp, cut):
     image = copy_of(cut, tmp)
-    r = rescue(tmp, '--resume', image, tmp / 'out')
+    r = rescue(tmp, '--resume', '--json', image, tmp / 'out')
     assert r.status == 0 and 'going on' in r.err, r.err
     assert same(content(tmp / 'out'), content(tmp / 'plain'))
+    # The digest is of all of it, not of what this run copied.
+    copy, = json.loads(r.out)['copies']
+    assert copy['resumed-at'] and copy['sha256'] == digest(tmp / 'plain')
 
 
 @pytest.mark.parametrize('what', ['time', 'size', 'header'])
