@@ -226,6 +226,10 @@ allocate(const struct file *f, int mode, uint64_t off, uint64_t len, _Atomic boo
 	if (atomic_load_explicit(no, memory_order_relaxed))
 		return -EOPNOTSUPP;
 	err = disk_allocate(f->fd, f->engine, mode, off, len);
+	/* The kernel drops a device's cached pages first, and does not if a write that
+	 * touches one of them is under way. */
+	if (err == -EBUSY && f->is_device)
+		return -EOPNOTSUPP;
 	if (!err || !is_unknown(err))
 		return err;
 	/* EINVAL may be about this request alone. */

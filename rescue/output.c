@@ -180,6 +180,7 @@ open_node(struct output *o, struct error **errp)
 						  .grain = (uint32_t)o->spec.cluster };
 	else if (place.device)
 		how = (struct sink_node_options){ .grain = DEVICE_GRAIN };
+	how.file = o->file ? target_fd(o->file) : o->device;
 	return open_sink(o, &place, &how, errp);
 }
 
@@ -336,7 +337,7 @@ drop_work(void *arg)
 int
 output_reopen(struct output *o, const char **ret_how, struct error **errp)
 {
-	struct sink_node_options how = { .read_only = true, .grain = FILE_GRAIN };
+	struct sink_node_options how = { .read_only = true, .grain = FILE_GRAIN, .file = -1 };
 	struct options_place place = place_of(o);
 
 	if (o->spec.kind == OUTPUT_NBD) {

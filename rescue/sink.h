@@ -44,6 +44,7 @@ struct sink_node_options {
 	uint32_t grain;
 	bool starts_zeroed, read_only;
 	bool compress;		/* grains are written compressed; grain is the cluster */
+	int file;		/* behind it, so that its disk can begin early; -1: none */
 };
 int sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **ret,
 		  struct error **errp);

@@ -1,20 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A sink that is a node of the block layer: a file, a device, a qcow2 image. */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "aio/work.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/iov.h"
 #include "block/io.h"
 #include "block/node.h"
 #include "block/root.h"
 #include "rescue/sink.h"
+
+enum { WRITEBACK = 32 * 1024 * 1024 };
 
 struct sink_node {
 	struct sink sink;
 	struct node *node;
 	struct root *root;
 	bool compress;
+	int file;
+	_Atomic uint64_t written, begun;	/* bytes; begun: writeback was asked for */
 };
 
 /* What the last close of a node could not store; loop 0. */
@@ -34,9 +42,36 @@ of(struct sink *s)
 }
 
 static int
+begin_work(void *arg)
+{
+	struct sink_node *s = arg;
+
+	/* A hint.  What fails is told by the flush. */
+	(void)sync_file_range(s->file, 0, 0, SYNC_FILE_RANGE_WRITE);
+	return 0;
+}
+
+/* All is waited for in the end, so let the disk work meanwhile: left alone, the kernel
+ * would begin when much more is dirty. */
+static void
+begin_writeback(struct sink_node *s, size_t len)
+{
+	uint64_t written = atomic_fetch_add(&s->written, len) + len;
+	uint64_t begun = atomic_load(&s->begun);
+
+	if (s->file >= 0 && written - begun >= WRITEBACK &&
+	    atomic_compare_exchange_strong(&s->begun, &begun, written))
+		work_run(begin_work, s);
+}
+
+static int
 node_sink_write(struct sink *s, uint64_t off, const struct iov *src)
 {
-	return io_write(of(s)->root, off, src, of(s)->compress ? IO_COMPRESSED : 0);
+	int r = io_write(of(s)->root, off, src, of(s)->compress ? IO_COMPRESSED : 0);
+
+	if (r == 0)
+		begin_writeback(of(s), src->len);
+	return r;
 }
 
 static int
@@ -98,6 +133,7 @@ sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **r
 	node_close_failed = on_close_failed;
 	s->node = node_ref(n);
 	s->compress = o->compress;
+	s->file = o->file;
 	s->sink = (struct sink){ .ops = &node_ops, .grain = o->grain,
 				 .starts_zeroed = o->starts_zeroed };
 	*ret = &s->sink;

@@ -13,41 +13,39 @@ import peers
 import pytest
 import quoin
 from rescuekit import (MIB, PASSWORD, break_entry, content, create, disk, encrypt, image_opts, noise,
-                       peer_content, qemu_img, rescue, same, secret, write)
+                       peer_content, qemu_img, rescue, same, secret, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
 
-_made = {}
+_made = []
 
 
-def chain(tmp, top='qcow2-luks'):
-    """As build_chain(), which is done once for each kind; the files are copied."""
-    if top not in _made:
+def chain(tmp):
+    """As build_chain(), which is done once; the files are copied."""
+    if not _made:
         folder = pathlib.Path(tempfile.mkdtemp(prefix='q-chain-'))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _made[top] = folder, *build_chain(folder, top=top)
-    folder, names, opts = _made[top]
-    for n in ('top', 'middle', 'base'):
+        _made.extend([folder, *build_chain(folder)])
+    folder, names, opts = _made
+    for n in names:
         shutil.copy(folder / n, tmp / n)
-    return [tmp / n.name for n in names], opts.replace(str(folder), str(tmp))
+    return [tmp / n for n in names], opts.replace(str(folder), str(tmp))
 
 
-def build_chain(tmp, base='qcow2', middle='qcow', top='qcow2-luks'):
+def build_chain(tmp):
     """Three encrypted layers with data, holes and zeroes of their own; the names of the
     files, the topmost first, and the --image-opts that open them."""
     backing = ',backing_file=%s,backing_fmt=%s'     # relative: the chain is copied
-    b = encrypt(tmp, base, disk(tmp / 'plain', 6), tmp / 'base')
-    fmt = {'qcow2-luks': 'qcow2'}
-    m = create(tmp, middle, tmp / 'middle', '8M', more=backing % (b.name, fmt.get(base, base)))
-    t = create(tmp, top, tmp / 'top', '8M', more=backing % (m.name, fmt.get(middle, middle)))
-    opts_b = image_opts(base, b, 's', 'backing.')
-    write(tmp, '%s,%s' % (image_opts(middle, m), opts_b),
+    b = standard(tmp, 'qcow2-luks')[1].rename(tmp / 'base')
+    m = create(tmp, 'qcow', tmp / 'middle', '8M', more=backing % ('base', 'qcow2'))
+    t = create(tmp, 'qcow2', tmp / 'top', '8M', more=backing % ('middle', 'qcow'))
+    write(tmp, '%s,%s' % (image_opts('qcow', m), image_opts('qcow2-luks', b, 's', 'backing.')),
           'write -P 65 1M 100k', 'write -P 66 7M 512k')
-    opts = '%s,%s,%s' % (image_opts(top, t), image_opts(middle, m, 's', 'backing.'),
-                         image_opts(base, b, 's', 'backing.backing.'))
+    opts = '%s,%s,%s' % (image_opts('qcow2', t), image_opts('qcow', m, 's', 'backing.'),
+                         image_opts('qcow2-luks', b, 's', 'backing.backing.'))
     write(tmp, opts, 'write -P 67 1M 4k', 'write -z 2M 1M', 'write -P 0 3M 200k')
-    return [t, m, b], opts
+    return ['top', 'middle', 'base'], opts
 
 
 def info(tmp, path):
@@ -81,7 +79,7 @@ def test_each_layer_is_copied_and_the_chain_kept(tmp, target):
 
 
 def test_each_layer_has_its_own_clusters_holes_and_zeroes(tmp):
-    names, _ = chain(tmp, top='qcow2')
+    names, _ = chain(tmp)
     assert rescue(tmp, '--keep-chain', names[0], tmp / 'out').status == 0
     plain = 'driver=qcow2,file.driver=file,file.filename=%s,backing=' % (tmp / 'out' / 'top')
     want = allocation(tmp, image_opts('qcow2', names[0]) + ',backing=', secret())
@@ -93,14 +91,14 @@ def test_each_layer_has_its_own_clusters_holes_and_zeroes(tmp):
 
 
 def test_raw_and_luks_bases_stay_raw(tmp):
-    base = encrypt(tmp, 'luks', disk(tmp / 'plain', 4), tmp / 'base')
-    image = tmp / 'top'
+    plain, image = standard(tmp, 'luks')
+    base = image.rename(tmp / 'base')
     qemu_img(tmp, 'create', '-q', '-u', '-f', 'qcow2', *secret(), '-o',
              'encrypt.format=aes,encrypt.key-secret=s', '-b', base, '-F', 'luks', image, '4M')
     r = rescue(tmp, '--keep-chain', image, tmp / 'out')
     assert r.status == 0, r.err
-    assert same(content(tmp / 'out' / 'base'), content(tmp / 'plain'))
-    assert info(tmp, tmp / 'out' / 'top')['backing-filename-format'] == 'raw'
+    assert same(content(tmp / 'out' / 'base'), content(plain))
+    assert info(tmp, tmp / 'out' / 'image')['backing-filename-format'] == 'raw'
 
 
 def test_namesakes_are_told_apart_and_colons_are_no_protocol(tmp):
