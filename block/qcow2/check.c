@@ -4,8 +4,9 @@
  *
  * A repair must itself survive being cut off.  Its order:
  *
- *   1  What must not refer to anything any more stops doing so (a zero cluster
- *      with an impossible place), while it is counted; barrier.
+ *   1  What must not refer to anything any more stops doing so (snapshots that
+ *      are too many for the table, a zero cluster with an impossible place),
+ *      while it is counted; barrier.
  *   2  The counts are put right, each at its place: each is right by itself, so
  *      any part of them may get to the disk.  A count that falls to zero frees
  *      a cluster that nothing on disk refers to, by 1.  Where they cannot be put
@@ -13,7 +14,10 @@
  *      is switched (check_rebuild.c).  Barrier.
  *   3  The COPIED flags follow the counts, which are on disk by then: no flag
  *      says "ours alone" before the count does.  Barrier.
- *   4  The dirty and corrupt bits go, if nothing is wrong any more.
+ *   4  A snapshot table with broken entries is written anew elsewhere, and the
+ *      header's pointer is switched (snapshot.c); the counts say by now where
+ *      there is room.
+ *   5  The dirty and corrupt bits go, if nothing is wrong any more.
  *
  * Cut off anywhere, each step leaves an image with fewer faults than before, and
  * none new but leaks, which the next repair finds; where the first was done, a
@@ -31,7 +35,11 @@
 #include "block/qcow2/check_int.h"
 #include "block/qcow2/mark.h"
 
-enum { LINE_MAX_LEN = 1024, LINES_MAX = 100000 };
+enum {
+	LINE_MAX_LEN = 1024,
+	LINES_MAX = 100000,
+	WINDOW = 1 << 16,		/* clusters behind the end that a repair may take */
+};
 
 /* ---- what the parts use ---- */
 
@@ -76,6 +84,26 @@ count_one(struct qcow2_checker *c, uint64_t cluster)
 	return 0;
 }
 
+/* [off, off + len) is not all there.  What is, or would be if the file grew, is
+ * kept from being taken or given back: it was somebody's. */
+static int
+remember(struct qcow2_checker *c, uint64_t off, uint64_t len)
+{
+	uint64_t end = c->counts.n + WINDOW, k = off >> c->q->cluster_bits;
+	uint64_t max = min_u64(c->q->refcount_max, QCOW2_COUNT_MAX), n;
+	int r = 0;
+
+	if (len < UINT64_MAX - off)
+		end = min_u64(end, (off + len - 1) / c->q->cluster_size + 1);
+	if (k < end)
+		r = qcow2_counts_grow(&c->beyond, end);
+	for (; k < end && !r; k++) {
+		n = qcow2_counts_get(&c->beyond, k);
+		r = n < max ? qcow2_counts_set(&c->beyond, k, n + 1) : 0;
+	}
+	return r == -EFBIG ? 0 : r;
+}
+
 int
 qcow2_check_count(struct qcow2_checker *c, uint64_t off, uint64_t len)
 {
@@ -92,7 +120,7 @@ qcow2_check_count(struct qcow2_checker *c, uint64_t off, uint64_t len)
 				   "file by one cluster or more: offset 0x%llx size 0x%llx",
 				(unsigned long long)off, (unsigned long long)len);
 		c->result->corruptions++;
-		return 0;
+		return remember(c, off, len);
 	}
 	last = (off + len - 1) >> c->q->cluster_bits;
 	r = qcow2_counts_grow(&c->counts, last + 1);
@@ -127,6 +155,18 @@ count_all(struct qcow2_checker *c)
 	return r;
 }
 
+/* A counter for each cluster of the file. */
+static int
+start_counting(struct qcow2_checker *c)
+{
+	uint64_t size = atomic_load(&qcow2_file(c->q)->size);
+	int r = qcow2_counts_grow(&c->counts, qcow2_clusters(c->q, size));
+
+	if (r < 0)
+		c->result->errors++;
+	return r;
+}
+
 /* Count and compare anew what was rebuilt: what it replaced is a leak now, which
  * was none before. */
 static int
@@ -138,8 +178,11 @@ recheck(struct qcow2_checker *c, unsigned fix)
 	res->corruptions = res->leaks = res->errors = 0;
 	c->rebuild = false;
 	c->fix = 0;
-	qcow2_counts_clear(&c->counts);
-	r = count_all(c);
+	qcow2_counts_done(&c->counts);
+	qcow2_counts_done(&c->beyond);
+	r = start_counting(c);
+	if (!r)
+		r = count_all(c);
 	c->fix = fix;
 	if (r < 0)
 		return r;
@@ -197,24 +240,37 @@ compare_and_fix(struct qcow2_checker *c)
 }
 
 static int
-check_all(struct qcow2_checker *c)
+check_counts(struct qcow2_checker *c)
 {
-	struct qcow2 *q = c->q;
-	int r = qcow2_check_read_snapshots(c);
+	int r = count_all(c);
 
-	if (!r)
-		r = count_all(c);
 	if (!r && c->fix)
-		r = qcow2_settle(q);
+		r = qcow2_settle(c->q);
 	if (!r)
 		r = compare_and_fix(c);
 	if (!r)
 		r = qcow2_check_flags(c);
 	if (!r)
-		c->result->image_end = (c->last + 1) << q->cluster_bits;
+		c->result->image_end = (c->last + 1) << c->q->cluster_bits;
+	return r;
+}
+
+static int
+check_all(struct qcow2_checker *c)
+{
+	struct check_result *res = c->result;
+	int r = qcow2_check_read_snapshots(c);
+
+	if (!r)
+		r = check_counts(c);
+	if (!r)
+		r = qcow2_check_write_snapshots(c);
+	res->errors += c->snapshots.errors;
+	res->corruptions += c->snapshots.corruptions;
+	res->corruptions_fixed += c->snapshots.corruptions_fixed;
 	/* Nothing is wrong any more. */
-	if (!r && c->fix && !c->result->errors && !c->result->corruptions)
-		r = qcow2_unmark(q, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+	if (!r && c->fix && !res->errors && !res->corruptions)
+		r = qcow2_unmark(c->q, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 	return r;
 }
 
@@ -222,6 +278,7 @@ static void
 checker_done(struct qcow2_checker *c)
 {
 	qcow2_counts_done(&c->counts);
+	qcow2_counts_done(&c->beyond);
 }
 
 int
@@ -235,11 +292,9 @@ qcow2_check(struct qcow2 *q, unsigned fix, const struct check_report *report,
 
 	memset(ret, 0, sizeof(*ret));
 	ret->total_clusters = qcow2_clusters(q, round_down(q->header.size, 512));
-	r = qcow2_counts_grow(&c.counts, qcow2_clusters(q, atomic_load(&qcow2_file(q)->size)));
-	if (r < 0) {
-		ret->errors++;
+	r = start_counting(&c);
+	if (r < 0)
 		return r;
-	}
 	return check_all(&c);
 }
 

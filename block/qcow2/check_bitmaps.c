@@ -1,23 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Counting what stored dirty bitmaps refer to: directory, tables, data. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "block/io.h"
+#include "block/qcow2/bitmaps_int.h"
 #include "block/qcow2/check_int.h"
-
-enum {
-	ENTRY = 24,			/* bytes before the name */
-	TABLE_MAX = 0x8000000,		/* entries */
-	BYTES_MAX = 0x20000000,		/* of a bitmap */
-	FLAG_IN_USE = 1 << 0,
-	TYPE_DIRTY = 1,
-	GRANULARITY_MIN = 9,
-	GRANULARITY_MAX = 31,
-	NAME_MAX_LEN = 1023,
-};
 
 #define FLAGS_RESERVED UINT32_C(0xfffffffc)
 #define ENTRY_RESERVED UINT64_C(0xff000000000001fe)
@@ -29,6 +21,7 @@ check_data(struct qcow2_checker *c, uint64_t entry)
 
 	if ((entry & ENTRY_RESERVED) || (data && (entry & 1)) ||
 	    !is_aligned(data, c->q->cluster_size)) {
+		qcow2_check_say(c, "ERROR bitmap table entry is invalid: %" PRIx64, entry);
 		c->result->corruptions++;
 		return -EINVAL;
 	}
@@ -48,6 +41,8 @@ check_table(struct qcow2_checker *c, uint64_t off, uint64_t n)
 			r = node_pread(qcow2_file(c->q), off + 8 * i, buf,
 				       8 * min_u64(n - i, per_piece));
 			if (r < 0) {
+				qcow2_check_say(c, "ERROR failed to read a bitmap table: %s",
+						strerror(-r));
 				c->result->corruptions++;
 				return r;
 			}
@@ -65,13 +60,14 @@ is_sound(const struct qcow2 *q, const uint8_t *e)
 	uint32_t flags = get_be32(e + 12);
 
 	if (!off || !is_aligned(off, q->cluster_size) || off > (uint64_t)INT64_MAX / 2 ||
-	    !n || n > TABLE_MAX || bytes > BYTES_MAX)
+	    !n || n > QCOW2_BITMAP_TABLE_MAX || bytes > QCOW2_BITMAP_BYTES_MAX)
 		return false;
-	if ((flags & FLAGS_RESERVED) || e[16] != TYPE_DIRTY || e[17] < GRANULARITY_MIN ||
-	    e[17] > GRANULARITY_MAX || get_be16(e + 18) > NAME_MAX_LEN || get_be32(e + 20))
+	if ((flags & FLAGS_RESERVED) || e[16] != QCOW2_BITMAP_TYPE ||
+	    e[17] < QCOW2_BITMAP_GRANULARITY_MIN || e[17] > QCOW2_BITMAP_GRANULARITY_MAX ||
+	    get_be16(e + 18) > QCOW2_BITMAP_NAME_MAX || get_be32(e + 20))
 		return false;
 	/* One in use may be too small: the disk may have grown meanwhile. */
-	return (flags & FLAG_IN_USE) || q->header.size <= (bytes * 8) << e[17];
+	return (flags & QCOW2_BITMAP_IN_USE) || n == qcow2_bitmap_entries(q, q->header.size, e[17]);
 }
 
 static int
@@ -81,12 +77,13 @@ check_directory(struct qcow2_checker *c, const uint8_t *dir, uint64_t size)
 	int r = 0;
 
 	while (size && !r) {
-		uint64_t len = ENTRY;
+		uint64_t len = QCOW2_BITMAP_ENTRY;
 
-		if (size >= ENTRY)
-			len = round_up(ENTRY + (uint64_t)get_be16(dir + 18) + get_be32(dir + 20),
-				       8);
+		if (size >= QCOW2_BITMAP_ENTRY)
+			len = round_up(QCOW2_BITMAP_ENTRY + (uint64_t)get_be16(dir + 18) +
+					       get_be32(dir + 20), 8);
 		if (len > size || ++n > c->q->exts.nb_bitmaps || !is_sound(c->q, dir)) {
+			qcow2_check_say(c, "ERROR bitmap directory entry %u is invalid", n);
 			c->result->corruptions++;
 			return -EINVAL;
 		}
@@ -95,6 +92,8 @@ check_directory(struct qcow2_checker *c, const uint8_t *dir, uint64_t size)
 		size -= len;
 	}
 	if (!r && n != c->q->exts.nb_bitmaps) {
+		qcow2_check_say(c, "ERROR bitmap directory has %u entries of %u", n,
+				c->q->exts.nb_bitmaps);
 		c->result->corruptions++;
 		r = -EINVAL;
 	}
@@ -118,6 +117,7 @@ qcow2_check_bitmaps(struct qcow2_checker *c)
 		return -ENOMEM;
 	r = node_pread(qcow2_file(c->q), x->bitmap_dir_off, dir, x->bitmap_dir_size);
 	if (r < 0) {
+		qcow2_check_say(c, "ERROR failed to read the bitmap directory: %s", strerror(-r));
 		c->result->corruptions++;
 		return -EINVAL;
 	}

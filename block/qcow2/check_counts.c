@@ -48,16 +48,10 @@ qcow2_counts_grow(struct qcow2_counts *c, uint64_t n)
 }
 
 void
-qcow2_counts_clear(struct qcow2_counts *c)
+qcow2_counts_done(struct qcow2_counts *c)
 {
 	for (size_t i = 0; i < c->n_pages; i++)
 		page_done(&c->pages[i]);
-}
-
-void
-qcow2_counts_done(struct qcow2_counts *c)
-{
-	qcow2_counts_clear(c);
 	free(c->pages);
 	memset(c, 0, sizeof(*c));
 }

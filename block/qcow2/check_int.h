@@ -29,8 +29,6 @@ struct qcow2_counts {
 /* As many clusters, at least; new ones count nothing.  -EFBIG: too many. */
 int qcow2_counts_grow(struct qcow2_counts *c, uint64_t n);
 void qcow2_counts_done(struct qcow2_counts *c);
-/* Count nothing any more; n stays. */
-void qcow2_counts_clear(struct qcow2_counts *c);
 uint64_t qcow2_counts_get(const struct qcow2_counts *c, uint64_t cluster);
 /* cluster < n; count <= QCOW2_COUNT_MAX.  -ENOMEM. */
 #define QCOW2_COUNT_MAX UINT32_MAX
@@ -44,10 +42,12 @@ struct qcow2_checker {
 	struct qcow2 *q;
 	struct check_result *result;
 	const struct check_report *report;
+	struct check_result snapshots;	/* of the snapshot table itself, added at the end */
 	unsigned lines;			/* said so far */
 	unsigned fix;
 	bool rebuild;			/* the counts cannot be put right in place */
 	struct qcow2_counts counts;	/* the references found */
+	struct qcow2_counts beyond;	/* those to what ends behind the end of the file */
 	uint64_t last;			/* the last cluster in use */
 };
 
@@ -67,6 +67,8 @@ int qcow2_check_inactive(struct qcow2_checker *c, uint64_t off, uint64_t n);
 /* Read the snapshot table, which opening for a check left out. */
 int qcow2_check_read_snapshots(struct qcow2_checker *c);
 int qcow2_check_snapshots(struct qcow2_checker *c);
+/* After all else: write the table anew, if something in it was wrong. */
+int qcow2_check_write_snapshots(struct qcow2_checker *c);
 int qcow2_check_bitmaps(struct qcow2_checker *c);
 int qcow2_check_blocks(struct qcow2_checker *c);	/* check_refs.c */
 

@@ -75,6 +75,26 @@ extend_table(struct qcow2_checker *c, struct plan *p, uint64_t block)
 	return 0;
 }
 
+/* Clusters that broken references lead to count as well, so that none is taken, and
+ * that the counts are right where the file grows over them. */
+static int
+count_beyond(struct qcow2_checker *c)
+{
+	uint64_t max = min_u64(c->q->refcount_max, QCOW2_COUNT_MAX);
+	int r = qcow2_counts_grow(&c->counts, c->beyond.n);
+
+	for (uint64_t i = 0; i < c->beyond.n && !r; i++) {
+		uint64_t n;
+
+		i = qcow2_counts_next(&c->beyond, i);
+		n = qcow2_counts_get(&c->beyond, i);
+		if (n)
+			r = qcow2_counts_set(&c->counts, i,
+					     min_u64(max, n + qcow2_counts_get(&c->counts, i)));
+	}
+	return r;
+}
+
 /* A block for each range of clusters in which one is in use; taking one may put
  * it in a range that has none yet. */
 static int
@@ -106,8 +126,10 @@ plan_blocks(struct qcow2_checker *c, struct plan *p)
 static int
 plan_all(struct qcow2_checker *c, struct plan *p)
 {
-	int r = plan_blocks(c, p);
+	int r = count_beyond(c);
 
+	if (!r)
+		r = plan_blocks(c, p);
 	while (!r) {
 		uint64_t entries = p->entries, first = 0;
 

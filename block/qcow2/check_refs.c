@@ -109,16 +109,19 @@ qcow2_check_blocks(struct qcow2_checker *c)
 
 /* ---- comparing ---- */
 
-/* Free clusters that are known to be so, kept together to be discarded at once. */
+/* Clusters that became free, kept together to be discarded at once.  Where a table
+ * is broken they are not: perhaps it once led to them, and their bytes are all that
+ * somebody can still find. */
 struct free_run {
 	uint64_t first, n;
+	bool keep;
 };
 
 static void
 discard_run(struct qcow2_checker *c, struct free_run *f)
 {
 	/* The file may refuse: the space is free for the image all the same. */
-	if (f->n)
+	if (f->n && !f->keep)
 		(void)node_discard(qcow2_file(c->q), f->first << c->q->cluster_bits,
 				   f->n << c->q->cluster_bits);
 	f->n = 0;
@@ -178,7 +181,7 @@ compare_cluster(struct qcow2_checker *c, uint64_t cluster, unsigned fix, struct 
 		return 0;
 	if (!is)
 		c->rebuild = true;
-	else if (is > want && (fix & CHECK_FIX_LEAKS))
+	else if (is > want && (fix & CHECK_FIX_LEAKS) && !qcow2_counts_get(&c->beyond, cluster))
 		fixed = &c->result->leaks_fixed;
 	else if (is < want && (fix & CHECK_FIX_ERRORS))
 		fixed = &c->result->corruptions_fixed;
@@ -198,7 +201,7 @@ qcow2_check_compare(struct qcow2_checker *c, unsigned fix)
 {
 	struct qcow2 *q = c->q;
 	uint64_t per_block = UINT64_C(1) << q->refblock_bits;
-	struct free_run freed = { 0 };
+	struct free_run freed = { .keep = c->result->corruptions || c->result->errors };
 
 	c->last = 0;
 	for (uint64_t i = 0; i < c->counts.n; i++) {

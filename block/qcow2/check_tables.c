@@ -23,17 +23,35 @@ struct table {
 	uint64_t next;		/* where the cluster behind the last one found starts */
 };
 
+/* Compressed data can be neither in an external data file nor in subclusters. */
+static bool
+is_impossible(struct qcow2_checker *c, uint64_t i, struct qcow2_l2e e)
+{
+	if (c->q->external_data)
+		qcow2_check_say(c, "ERROR compressed cluster %" PRIu64 " with data file, "
+				   "entry=0x%" PRIx64, i, e.entry & ~QCOW2_COPIED);
+	else if (e.bitmap)
+		qcow2_check_say(c, "ERROR compressed cluster %" PRIu64 " with non-zero subcluster "
+				   "allocation bitmap, entry=0x%" PRIx64, i, e.entry & ~QCOW2_COPIED);
+	else
+		return false;
+	c->result->corruptions++;
+	return true;
+}
+
 static int
-check_compressed(struct qcow2_checker *c, const struct table *t, uint64_t entry)
+check_compressed(struct qcow2_checker *c, const struct table *t, uint64_t i, struct qcow2_l2e e)
 {
 	uint64_t off, len;
 
-	qcow2_compressed_extent(c->q, entry, &off, &len);
-	if (entry & QCOW2_COPIED) {
+	qcow2_compressed_extent(c->q, e.entry, &off, &len);
+	if (e.entry & QCOW2_COPIED) {
 		qcow2_check_say(c, "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set "
 				   "for compressed clusters", off);
 		c->result->corruptions++;
 	}
+	if (is_impossible(c, i, e))
+		return 0;
 	if (t->active) {
 		c->result->allocated_clusters++;
 		c->result->compressed_clusters++;
@@ -109,6 +127,26 @@ check_place(struct qcow2_checker *c, const struct table *t, uint64_t i, struct q
 	return r < 0 ? r : 1;
 }
 
+/* What the subclusters of an entry that is not compressed say. */
+static void
+check_subclusters(struct qcow2_checker *c, struct qcow2_l2e e)
+{
+	uint64_t host = e.entry & QCOW2_OFFSET_MASK;
+
+	if (!host && !(c->q->external_data && (e.entry & QCOW2_COPIED))) {
+		if (!(uint32_t)e.bitmap)
+			return;
+		qcow2_check_say(c, "ERROR: Unallocated cluster has non-zero subcluster allocation "
+				   "map");
+	} else {
+		if (!(e.bitmap >> 32 & e.bitmap))
+			return;
+		qcow2_check_say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted "
+				   "subcluster allocation bitmap", host);
+	}
+	c->result->corruptions++;
+}
+
 static int
 check_entry(struct qcow2_checker *c, struct table *t, uint64_t i)
 {
@@ -117,11 +155,12 @@ check_entry(struct qcow2_checker *c, struct table *t, uint64_t i)
 	int r;
 
 	if (e.entry & QCOW2_COMPRESSED)
-		return check_compressed(c, t, e.entry);
+		return check_compressed(c, t, i, e);
 	if (e.entry & L2_RESERVED) {
 		qcow2_check_say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, e.entry);
 		c->result->corruptions++;
 	}
+	check_subclusters(c, e);
 	if (!host)
 		return 0;
 	r = check_place(c, t, i, e);
@@ -153,12 +192,12 @@ check_l2(struct qcow2_checker *c, uint64_t off, uint8_t *buf, bool active)
 	return r;
 }
 
-/* An L1 table of n entries at off, host byte order in l1. */
+/* What an L1 table of n entries, in host byte order, leads to. */
 static int
-check_l1(struct qcow2_checker *c, uint64_t off, const uint64_t *l1, uint64_t n, bool active)
+check_l1(struct qcow2_checker *c, const uint64_t *l1, uint64_t n, bool active)
 {
 	CLEANUP(cleanup_free) uint8_t *buf = malloc(c->q->cluster_size);
-	int r = buf ? qcow2_check_count(c, off, n * 8) : -ENOMEM;
+	int r = buf ? 0 : -ENOMEM;
 
 	for (uint64_t i = 0; i < n && !r; i++) {
 		uint64_t table = l1[i] & QCOW2_OFFSET_MASK;
@@ -185,15 +224,21 @@ check_l1(struct qcow2_checker *c, uint64_t off, const uint64_t *l1, uint64_t n, 
 int
 qcow2_check_active(struct qcow2_checker *c)
 {
-	return check_l1(c, c->q->header.l1_off, c->q->l1, c->q->l1_size, true);
+	int r = qcow2_check_count(c, c->q->header.l1_off, c->q->l1_size * 8);
+
+	return r < 0 ? r : check_l1(c, c->q->l1, c->q->l1_size, true);
 }
 
 int
 qcow2_check_inactive(struct qcow2_checker *c, uint64_t off, uint64_t n)
 {
 	CLEANUP(cleanup_free) uint64_t *l1 = malloc(n * 8 + 1);
-	int r = l1 ? node_pread(qcow2_file(c->q), off, l1, n * 8) : -ENOMEM;
+	int r = l1 ? qcow2_check_count(c, off, n * 8) : -ENOMEM;
 
+	if (r < 0)
+		return r;
+	r = off > (uint64_t)INT64_MAX - 8 * n ? -EIO
+					      : node_pread(qcow2_file(c->q), off, l1, n * 8);
 	if (r < 0) {
 		qcow2_check_say(c, "ERROR: I/O error in check_refcounts_l1");
 		c->result->errors++;
@@ -201,5 +246,5 @@ qcow2_check_inactive(struct qcow2_checker *c, uint64_t off, uint64_t n)
 	}
 	for (uint64_t i = 0; i < n; i++)
 		l1[i] = be64toh(l1[i]);
-	return check_l1(c, off, l1, n, false);
+	return check_l1(c, l1, n, false);
 }

@@ -89,7 +89,7 @@ decode_bitmaps(const struct qcow2_header *h, const struct qcow2_ext *e, struct q
 	       struct error **errp)
 {
 	if (e->len != BITMAPS_LEN)
-		return error_set_errno(errp, EINVAL, "bitmaps_ext: Invalid extension length"), -1;
+		return error_set(errp, "bitmaps_ext: Invalid extension length");
 	/* A program without bitmap support wrote to the image: not consistent. */
 	if (!(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
@@ -97,7 +97,7 @@ decode_bitmaps(const struct qcow2_header *h, const struct qcow2_ext *e, struct q
 	x->bitmap_dir_size = get_be64(e->data + 8);
 	x->bitmap_dir_off = get_be64(e->data + 16);
 	if (get_be32(e->data + 4))
-		return error_set_errno(errp, EINVAL, "bitmaps_ext: Reserved field is not zero"), -1;
+		return error_set(errp, "bitmaps_ext: Reserved field is not zero");
 	if (x->nb_bitmaps > QCOW2_BITMAPS_MAX)
 		return error_set(errp, "bitmaps_ext: Image has %" PRIu32 " bitmaps, exceeding the "
 				       "QEMU supported maximum of %d", x->nb_bitmaps,

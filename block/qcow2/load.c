@@ -137,7 +137,8 @@ load_tables(struct qcow2 *q, struct error **errp)
 	q->l1_size = h->l1_size;
 	if (load_table(q, h->l1_off, q->l1_size, &q->l1, "L1 table", errp))
 		return -1;
-	spoil_cut_entries(q, h->l1_off, q->l1, q->l1_size);
+	if (!q->checking)
+		spoil_cut_entries(q, h->l1_off, q->l1, q->l1_size);
 	q->reftable_size = (uint64_t)h->reftable_clusters << (q->cluster_bits - 3);
 	if (load_table(q, h->reftable_off, q->reftable_size, &q->reftable, "refcount table", errp))
 		return -1;

@@ -134,6 +134,25 @@ table_done(struct table *t)
 	free(t->list);
 }
 
+int
+qcow2_snapshots_rewrite(struct qcow2 *q)
+{
+	CLEANUP(table_done) struct table t = { .n = q->nb_snapshots };
+	int r;
+
+	t.list = malloc((t.n + 1) * sizeof(*t.list));
+	if (!t.list)
+		return -ENOMEM;
+	memcpy(t.list, q->snapshots, t.n * sizeof(*t.list));
+	r = table_write(q, &t);
+	if (r < 0)
+		return r;
+	r = table_switch(q, &t);
+	if (r < 0 && !q->header_unsure)
+		table_take_back(q, &t);
+	return r < 0 ? r : qcow2_settle(q);
+}
+
 /* ---- taking ---- */
 
 /* One more than the largest number among the ids. */

@@ -56,11 +56,11 @@ shape_of(const uint8_t *head)
 			       .extra_len = get_be32(head + 36) };
 }
 
-/* Take over entry, of this shape; s->entry is NULL until then. */
-static int
-adopt(struct qcow2_snapshot *s, uint8_t *entry, struct shape p, uint64_t disk_size)
+int
+qcow2_snapshot_adopt(struct qcow2_snapshot *s, uint8_t *entry, uint64_t disk_size)
 {
 	const uint8_t *extra = entry + HEAD;
+	struct shape p = shape_of(entry);
 
 	decode(s, entry, extra, p.extra_len, disk_size);
 	s->entry = entry;
@@ -97,7 +97,7 @@ read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct error **errp)
 		free(entry);
 		return error_set_errno(errp, r, "Failed to read snapshot table"), -1;
 	}
-	if (adopt(s, entry, p, q->header.size))
+	if (qcow2_snapshot_adopt(s, entry, q->header.size))
 		return error_set(errp, "Out of memory for the snapshot table");
 	*off += len;
 	if (*off - q->header.snapshots_off > TABLE_MAX)
@@ -170,7 +170,7 @@ qcow2_snapshot_init(struct qcow2_snapshot *s, const char *id, const char *name)
 	put_be64(extra + 16, s->icount);
 	memcpy(extra + p.extra_len, id, p.id_len);
 	memcpy(extra + p.extra_len + p.id_len, name, p.name_len);
-	return adopt(s, entry, p, s->disk_size);
+	return qcow2_snapshot_adopt(s, entry, s->disk_size);
 }
 
 int

@@ -32,6 +32,9 @@ void qcow2_snapshots_done(struct qcow2 *q);
 
 /* Make s's entry, id and name from all its other fields.  -ENOMEM. */
 int qcow2_snapshot_init(struct qcow2_snapshot *s, const char *id, const char *name);
+/* Take over entry, malloc'ed, as it stands in the table; disk_size is for entries that
+ * do not say it.  -ENOMEM. */
+int qcow2_snapshot_adopt(struct qcow2_snapshot *s, uint8_t *entry, uint64_t disk_size);
 void qcow2_snapshot_done(struct qcow2_snapshot *s);
 /* What QMP tells of it; NULL: no memory.  The caller frees. */
 struct SnapshotInfo *qcow2_snapshot_info(const struct qcow2_snapshot *s);
@@ -39,5 +42,9 @@ struct SnapshotInfo *qcow2_snapshot_info(const struct qcow2_snapshot *s);
 /* The table of n snapshots.  -EFBIG: too large; -ENOMEM.  The caller frees. */
 int qcow2_snapshots_encode(const struct qcow2_snapshot *s, uint32_t n, uint8_t **ret_table,
 			   uint64_t *ret_len);
+
+/* snapshot.c: write the table anew, as it is in memory, elsewhere.  Coroutine, no
+ * request under way; 0 or -errno. */
+int qcow2_snapshots_rewrite(struct qcow2 *q);
 
 #endif

@@ -30,6 +30,8 @@ make_room(struct memdisk *m, uint64_t size)
 
 	if (size <= m->room)
 		return 0;
+	if (m->max_size && size > m->max_size)
+		return -ENOSPC;
 	while (room < size)
 		room *= 2;
 	p = realloc(m->content, room);

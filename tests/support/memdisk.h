@@ -55,6 +55,7 @@ struct memdisk {
 	uint8_t *content;
 	uint64_t size, room;
 	bool no_log;		/* just keep the content */
+	uint64_t max_size;	/* beyond it the disk is full; 0: none */
 
 	/* Faults: the n-th call from now (1: the next) of an op fails with err; with
 	 * sticky all later ones too.  count runs down; 0: none. */

@@ -43,7 +43,7 @@ def serve(d, tmp, path, **more):
 
 
 def drop(d):
-    d.cmd('block-export-del', id='e')
+    d.cmd('block-export-del', id='e', mode='hard')
     d.qmp.wait_event('BLOCK_EXPORT_DELETED', id='e')
     d.cmd('blockdev-del', node_name='q')
 
