@@ -2,6 +2,7 @@
 #include "block/qcow2/format.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,22 +22,19 @@ struct layout {
 int
 qcow2_format_check(const struct qcow2_format *f, struct error **errp)
 {
-	if (f->version < 3 && f->refcount_order != 4)
-		return error_set(errp, "Different refcount widths than 16 bits require "
-				       "compatibility level 1.1 or above (use version=v3 or greater)");
-	if (f->version < 3 && f->lazy_refcounts)
-		return error_set(errp, "Lazy refcounts only supported with compatibility level 1.1 "
-				       "and above (use version=v3 or greater)");
-	if (f->version < 3 && f->compression != QCOW2_COMPRESSION_ZLIB)
-		return error_set(errp, "Non-zlib compression type is only supported with "
-				       "compatibility level 1.1 and above (use version=v3 or "
-				       "greater)");
-	if (f->backing_format && !f->backing_file)
-		return error_set(errp, "Backing format cannot be used without backing file");
+	/* QEMU's, which leaves room for rounding up. */
+	const uint64_t max = round_down(INT64_MAX, UINT64_C(1) << 30);
+
 	if (f->backing_file && strlen(f->backing_file) > QCOW2_BACKING_MAX)
 		return error_set(errp, "Backing file name too long");
+	if (f->size > INT64_MAX)
+		return error_set(errp, "Could not resize image: Image size cannot be negative");
+	if (f->size > max)
+		return error_set(errp, "Could not resize image: offset(%" PRIu64 ") exceeds "
+				       "maximum(%" PRIu64 ")", f->size, max);
 	if (qcow2_l1_entries(f->size, f->cluster_bits, f->extended_l2) > QCOW2_L1_MAX / 8)
-		return error_set(errp, "The image size is too large (try using a larger cluster size)");
+		return error_set(errp, "Could not resize image: Failed to grow the L1 table: File "
+				       "too large");
 	return 0;
 }
 
@@ -79,7 +77,9 @@ write_header(struct node *file, const struct qcow2_format *f, const struct layou
 		.refcount_order = f->refcount_order, .compression = (uint8_t)f->compression,
 		.compat = f->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0,
 		.incompat = (f->compression ? QCOW2_INCOMPAT_COMPRESSION : 0) |
-			    (f->extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0),
+			    (f->extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0) |
+			    (f->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0),
+		.autoclear = f->data_raw ? QCOW2_AUTOCLEAR_DATA_RAW : 0,
 		.header_len = f->version < 3 ? QCOW2_HEADER_V2 : QCOW2_HEADER_MAX,
 	};
 	int r = 0;
@@ -89,10 +89,14 @@ write_header(struct node *file, const struct qcow2_format *f, const struct layou
 	if (f->backing_format)
 		r = qcow2_ext_set(&exts, QCOW2_EXT_BACKING_FORMAT, f->backing_format,
 				  (uint32_t)strlen(f->backing_format));
-	if (!r && f->version >= 3 && size > 512)
+	if (!r && f->data_file)
+		r = qcow2_ext_set(&exts, QCOW2_EXT_DATA_FILE, f->data_file,
+				  (uint32_t)strlen(f->data_file));
+	used = h.header_len;
+	/* The names of features are left out, as by QEMU, where there is little room. */
+	if (!r && f->version >= 3 && size - used - qcow2_ext_encode(&exts, cluster, size) >= 4096)
 		r = qcow2_ext_add_names(&exts);
 	memset(cluster, 0, size);
-	used = h.header_len;
 	if (!r) {
 		size_t n = qcow2_ext_encode(&exts, cluster + used, size - used);
 

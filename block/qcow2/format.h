@@ -18,6 +18,8 @@ struct qcow2_format {
 	bool extended_l2;
 	unsigned compression;		/* QCOW2_COMPRESSION_* */
 	const char *backing_file, *backing_format;	/* NULL: none */
+	const char *data_file;		/* name of the external data file; NULL: none */
+	bool data_raw;			/* it is a raw image in its own right */
 };
 
 /* Judge f, then empty the file and write header, refcounts and L1 table.  The
