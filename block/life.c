@@ -13,6 +13,7 @@
 #include "block/root.h"
 
 void (*node_close_failed)(const char *name, int err);
+void (*node_corrupted)(const char *name, const struct node_corruption *what);
 
 struct node *
 node_ref(struct node *n)

@@ -68,6 +68,16 @@ void node_close_all(void);
  * is a negative errno.  For a log line and the exit status. */
 extern void (*node_close_failed)(const char *name, int err);
 
+/* Called on loop 0, where set, when a node's image was found to contradict itself;
+ * fatal: nothing more can be done with it. */
+struct node_corruption {
+	const char *text;
+	bool has_place;
+	uint64_t off, len;	/* in the image file */
+	bool fatal;
+};
+extern void (*node_corrupted)(const char *name, const struct node_corruption *what);
+
 /* ---- finding and looking ---- */
 
 struct node *node_find(const char *name);	/* NULL: none */

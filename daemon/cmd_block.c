@@ -9,6 +9,7 @@
 #include "block/node.h"
 #include "block/open.h"
 #include "schema/commands.h"
+#include "schema/events.h"
 #include "schema/types.h"
 
 static const struct open_policy *policy;
@@ -20,6 +21,15 @@ close_failed(const char *name, int err)
 	close_failures++;
 	log_line(LOG_LEVEL_ERROR, "node '%s' could not store all of its data when it was closed: %s",
 		 name, strerror(-err));
+}
+
+static void
+corrupted(const char *name, const struct node_corruption *c)
+{
+	log_line(LOG_LEVEL_ERROR, "the image of node '%s' is corrupt%s: %s", name,
+		 c->fatal ? ", is marked so, and not used any more" : "", c->text);
+	qmp_event_send_block_image_corrupted("", name, c->text, c->has_place, (int64_t)c->off,
+					     c->has_place, (int64_t)c->len, c->fatal);
 }
 
 void
@@ -44,6 +54,7 @@ int
 qmp_blockdev_add(const struct BlockdevOptions *args, struct error **errp)
 {
 	node_close_failed = close_failed;
+	node_corrupted = corrupted;
 	return node_add(args, policy, errp);
 }
 

@@ -247,8 +247,13 @@ point_header(struct qcow2 *q, uint64_t host, uint64_t size, uint32_t n)
 	if (r < 0)
 		return r;
 	r = write_header(q, &tried);
-	if (!r)
+	if (!r) {
+		qcow2_lock(q);
+		q->bitmap_dir_off = host;
+		q->bitmap_dir_len = size;
+		qcow2_unlock(q);
 		return 0;
+	}
 	if (tried) {
 		q->header_unsure = true;
 		atomic_store(&q->mark_due, true);

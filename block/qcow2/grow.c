@@ -30,6 +30,7 @@ enter_block(struct qcow2 *q, uint64_t block, uint64_t host)
 {
 	qcow2_cache_drop(q, &q->ref_cache, host, q->cluster_size);
 	q->reftable[block] = host;
+	qcow2_overlap_add(q, host, q->cluster_size);
 	qcow2_dirty_add(&q->reftable_dirty, block, block + 1);
 	qcow2_refs_mark_used(q, host, q->cluster_size);
 }
@@ -39,17 +40,16 @@ make_block(struct qcow2 *q, uint64_t block)
 {
 	CLEANUP(cleanup_free) uint8_t *data = zeroed(q, q->cluster_size);
 	uint64_t host = block << (q->refblock_bits + q->cluster_bits);
-	bool taken;
 	int r;
 
 	if (!data)
 		return -ENOMEM;
 	/* Without a block its range should be free. */
 	qcow2_lock(q);
-	taken = qcow2_overlaps(q, host, q->cluster_size);
+	r = qcow2_overlap_check(q, QCOW2_OVERLAP_CACHED, host, q->cluster_size);
 	qcow2_unlock(q);
-	if (taken)
-		return -EIO;
+	if (r < 0)
+		return r;
 	qcow2_refcount_put(data, q->refcount_order, 0, 1);
 	r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
 	if (r < 0)
@@ -149,6 +149,7 @@ switch_table(struct qcow2 *q, const struct plan *p, uint64_t **table)
 	q->header.reftable_off = host;
 	q->header.reftable_clusters = (uint32_t)p->clusters;
 	qcow2_cache_drop(q, &q->ref_cache, p->host, p->blocks << q->cluster_bits);
+	qcow2_overlap_add(q, p->host, p->blocks << q->cluster_bits);
 	qcow2_refs_mark_used(q, p->host, (p->blocks + p->clusters) << q->cluster_bits);
 	qcow2_refs_drop_later(q, old_host, old_clusters, QCOW2_FREE_OTHER);
 	qcow2_unlock(q);
@@ -171,8 +172,8 @@ grow_table(struct qcow2 *q, uint64_t block)
 	if (r < 0)
 		return r;
 	qcow2_lock(q);
-	if (qcow2_overlaps(q, p.host, (p.blocks + p.clusters) << q->cluster_bits))
-		r = -EIO;
+	r = qcow2_overlap_check(q, QCOW2_OVERLAP_CACHED, p.host,
+				(p.blocks + p.clusters) << q->cluster_bits);
 	qcow2_unlock(q);
 	if (r < 0)
 		return r;

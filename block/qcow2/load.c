@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "block/io.h"
 #include "block/qcow2/bitmaps.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/refs.h"
 #include "block/qcow2/snapshots.h"
@@ -184,6 +185,13 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 			goto fail;
 		}
 	}
+	if (qcow2_overlap_init(q) < 0) {
+		error_set(errp, "Out of memory for the overlap checks");
+		goto fail;
+	}
+	q->overlap_check = QCOW2_OVERLAP_CACHED;
+	q->bitmap_dir_off = q->exts.bitmap_dir_off;
+	q->bitmap_dir_len = q->exts.has_bitmaps ? q->exts.bitmap_dir_size : 0;
 	q->fresh_known = file->driver->caps & DRIVER_GROWS;
 	q->fresh_from = round_up(atomic_load(&file->size), q->cluster_size);
 	atomic_store(&n->size, q->header.size);
@@ -206,6 +214,7 @@ qcow2_unload(struct qcow2 *q)
 	qcow2_cache_done(&q->ref_cache);
 	qcow2_freelist_done(&q->freed);
 	qcow2_freelist_done(&q->unmapped);
+	qcow2_overlap_done(q);
 	free(q->l1);
 	free(q->reftable);
 	free(q->backing_name);

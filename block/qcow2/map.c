@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/iov.h"
 #include "block/io.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
 
@@ -23,7 +25,7 @@ struct place {
 
 /* With the lock held.  1: there is a table; 0: there is none; -EIO. */
 static int
-find_place(const struct qcow2 *q, uint64_t guest, struct place *p)
+find_place(struct qcow2 *q, uint64_t guest, struct place *p)
 {
 	uint64_t cluster = guest >> q->cluster_bits, in_table, table;
 	unsigned slice_entry_bits = q->slice_bits - q->l2e_bits;
@@ -38,15 +40,56 @@ find_place(const struct qcow2 *q, uint64_t guest, struct place *p)
 	if (!table)
 		return 0;
 	if (!is_aligned(table, q->cluster_size))
-		return -EIO;
+		return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "L2 table offset %#" PRIx64
+					  " unaligned (L1 index: %#" PRIx64 ")", table,
+					  p->l1_index);
 	p->owned = q->l1[p->l1_index] & QCOW2_COPIED;
 	p->slice_off = table + (in_table >> slice_entry_bits << q->slice_bits);
 	return 1;
 }
 
+/* ---- entries that cannot be ---- */
+
+/* The table's place, and the entry's index in it. */
+static uint64_t
+table_of(const struct qcow2 *q, const struct place *p)
+{
+	return q->l1[p->l1_index] & QCOW2_OFFSET_MASK;
+}
+
+static unsigned
+index_of(const struct qcow2 *q, const struct place *p)
+{
+	return (unsigned)(((p->slice_off - table_of(q, p)) >> q->l2e_bits) + p->index);
+}
+
+static int
+wrong_entry(struct qcow2 *q, const struct place *p, const char *what)
+{
+	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "%s (L2 offset: %#" PRIx64
+				  ", L2 index: %#x)", what, table_of(q, p), index_of(q, p));
+}
+
+static int
+unaligned_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e)
+{
+	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "Cluster allocation offset %#" PRIx64
+				  " unaligned (L2 offset: %#" PRIx64 ", L2 index: %#x)",
+				  e.entry & QCOW2_OFFSET_MASK, table_of(q, p), index_of(q, p));
+}
+
+static int
+misplaced_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t guest)
+{
+	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "External data file host cluster offset "
+				  "%#" PRIx64 " does not match guest cluster offset: %#" PRIx64
+				  ", L2 index: %#x)", e.entry & QCOW2_OFFSET_MASK, guest,
+				  index_of(q, p));
+}
+
 /* What one entry says about off within its cluster. */
 static int
-read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t off,
+read_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t off,
 	   struct qcow2_run *run)
 {
 	uint64_t in_cluster = off & (q->cluster_size - 1);
@@ -58,20 +101,22 @@ read_entry(const struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uin
 	run->len = qcow2_l2e_kind_end(q, e, sub) - in_cluster;
 	switch (run->kind) {
 	case QCOW2_RUN_INVALID:
-		return -EIO;
+		return wrong_entry(q, p, q->extended_l2 ? "Invalid cluster entry found "
+							: "Zero cluster entry found in pre-v3 image");
 	case QCOW2_RUN_COMPRESSED:
 		if (q->external_data)
-			return -EIO;
+			return wrong_entry(q, p, "Compressed cluster entry found in image with "
+						 "external data file");
 		run->host = e.entry;
 		break;
 	case QCOW2_RUN_NORMAL:
 	case QCOW2_RUN_ZERO_ALLOC:
 	case QCOW2_RUN_UNFILLED:
 		if (!is_aligned(e.entry & QCOW2_OFFSET_MASK, q->cluster_size))
-			return -EIO;
+			return unaligned_entry(q, p, e);
 		run->host = (e.entry & QCOW2_OFFSET_MASK) + in_cluster;
 		if (q->external_data && run->host != off)
-			return -EIO;
+			return misplaced_entry(q, p, e, off - in_cluster);
 		run->owned = p->owned && (e.entry & QCOW2_COPIED);
 		break;
 	default:
@@ -257,7 +302,7 @@ make_table(struct qcow2 *q, uint64_t i)
 	if (r < 0)
 		return r;
 	qcow2_lock(q);
-	r = qcow2_overlaps(q, host, q->cluster_size) ? -EIO : 0;
+	r = qcow2_overlap_check(q, QCOW2_OVERLAP_CACHED, host, q->cluster_size);
 	qcow2_unlock(q);
 	if (!r)
 		r = node_pwrite(qcow2_file(q), host, data, q->cluster_size);
@@ -268,6 +313,7 @@ make_table(struct qcow2 *q, uint64_t i)
 	qcow2_lock(q);
 	qcow2_cache_drop(q, &q->l2_cache, host, q->cluster_size);
 	q->l1[i] = host | QCOW2_COPIED;
+	qcow2_overlap_add(q, host, q->cluster_size);
 	qcow2_dirty_add(&q->l1_dirty, i, i + 1);
 	if (old)
 		qcow2_refs_drop_later(q, old, 1, QCOW2_FREE_OTHER);

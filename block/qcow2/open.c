@@ -11,7 +11,11 @@
 #include "block/io.h"
 #include "block/open.h"
 #include "block/qcow2/bitmaps.h"
+#include "block/qcow2/corrupt.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
+#include "block/qcow2/walk.h"
 #include "schema/types.h"
 
 enum { CLEAN_DEFAULT = 600 };	/* seconds */
@@ -72,6 +76,22 @@ check_encrypt_option(const struct qcow2 *q, const struct BlockdevOptionsQcow2 *o
 	return 0;
 }
 
+/* What the check for snapshots' L2 tables looks at: their places. */
+static int
+load_inactive(struct qcow2 *q, struct error **errp)
+{
+	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
+		struct qcow2_snapshot *s = &q->snapshots[i];
+		int r = qcow2_walk_read_l1(q, s->l1_off, s->l1_size, &s->l1);
+
+		if (r < 0)
+			return error_set_errno(errp, r, "Could not read the L1 table of snapshot "
+							"'%s'", s->name), -1;
+	}
+	qcow2_overlap_done(q);
+	return qcow2_overlap_init(q) < 0 ? error_set(errp, "Cannot allocate memory") : 0;
+}
+
 static int
 apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct error **errp)
 {
@@ -91,7 +111,8 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 		!o->has_pass_discard_snapshot || o->pass_discard_snapshot;
 	q->pass_discard[QCOW2_FREE_OTHER] = o->has_pass_discard_other && o->pass_discard_other;
 	q->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
-	return 0;
+	q->overlap_check = qcow2_overlap_option(o->overlap_check);
+	return q->overlap_check & QCOW2_OVERLAP_INACTIVE_L2 ? load_inactive(q, errp) : 0;
 }
 
 /* ---- idle caches ---- */
@@ -281,12 +302,12 @@ const struct driver driver_qcow2 = {
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.set_read_only = qcow2_set_read_only,
-	.read = qcow2_read,
-	.write = qcow2_write,
-	.zero = qcow2_zero,
-	.discard = qcow2_discard,
-	.flush = qcow2_flush,
-	.status = qcow2_status,
+	.read = qcow2_guarded_read,
+	.write = qcow2_guarded_write,
+	.zero = qcow2_guarded_zero,
+	.discard = qcow2_guarded_discard,
+	.flush = qcow2_guarded_flush,
+	.status = qcow2_guarded_status,
 	.truncate = qcow2_truncate,
 	.info = qcow2_info,
 	.create = qcow2_create,

@@ -122,6 +122,15 @@ struct qcow2_shard {
 	char pad[64 - 2 * sizeof(atomic_uint)];
 };
 
+/* What was found wrong with the image in use; see corrupt.h. */
+enum { QCOW2_CORRUPT_TEXT = 160 };
+struct qcow2_corruption {
+	bool noted;
+	uint64_t off, len;
+	char text[QCOW2_CORRUPT_TEXT];
+};
+enum { QCOW2_SOUND, QCOW2_CORRUPT_NOTED, QCOW2_CORRUPT_TOLD, QCOW2_CORRUPT_DEAD };
+
 struct qcow2 {
 	/* Set at open, constant then. */
 	struct node *node;
@@ -140,6 +149,7 @@ struct qcow2 {
 	bool checking;		/* opened to be checked (block/open.h): nothing else works */
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
+	unsigned overlap_check;		/* mask of enum qcow2_overlap */
 	char *backing_name, *backing_format;	/* as in the header; NULL: none */
 
 	/* An external data file: all guest data lies there, at the guest's offsets.
@@ -168,6 +178,9 @@ struct qcow2 {
 	uint64_t fresh_from;		/* from this offset the file was never written */
 	bool fresh_known;		/* ... and reads as zeroes */
 	uint64_t pack_next;		/* where the next compressed cluster goes; 0: anew */
+	uint64_t *table_filter;		/* overlap.h */
+	uint64_t bitmap_dir_off, bitmap_dir_len;	/* 0 bytes: none */
+	struct qcow2_corruption corruption;
 	struct list claims;
 	struct qcow2_freelist freed;	/* unmapped in memory, maybe not on disk */
 	uint64_t epoch;
@@ -181,6 +194,7 @@ struct qcow2 {
 	struct co_mutex checkpoint;	/* writes tables, and the header */
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
 	_Atomic int failed;		/* -errno of the barrier that failed */
+	_Atomic int corrupt;		/* QCOW2_SOUND, QCOW2_CORRUPT_*, ... */
 	atomic_bool mark_due;		/* the image is to be marked before a write */
 
 	/* Stored dirty bitmaps (bitmaps_int.h), guarded by bitmaps_busy, which comes

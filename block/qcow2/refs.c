@@ -2,6 +2,7 @@
 #include "block/qcow2/refs.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "block/io.h"
 #include "block/qcow2/claim.h"
 #include "block/qcow2/compress.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/grow.h"
 #include "block/qcow2/overlap.h"
 
@@ -96,8 +98,11 @@ lock_slice(struct qcow2 *q, uint64_t cluster, struct qcow2_slice **ret)
 		if (!off)
 			return 0;
 		if (!is_aligned(off, q->cluster_size) || off >= (uint64_t)INT64_MAX) {
+			r = qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "Refblock offset %#" PRIx64
+					       " unaligned (reftable index: %#" PRIx64 ")",
+					       off, block);
 			qcow2_unlock(q);
-			return -EIO;
+			return r;
 		}
 		off += in_block / slice_entries(q) << q->slice_bits;
 		*ret = qcow2_cache_find(q, &q->ref_cache, off);
@@ -307,9 +312,11 @@ qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *re
 		return r;
 	got = count_run(q, s, first % slice_entries(q), min_u64(want, limit - first));
 	/* The image's counts are wrong; these at least are right now. */
-	if (qcow2_overlaps_fixed(q, first << q->cluster_bits, got << q->cluster_bits)) {
+	r = qcow2_overlap_check(q, QCOW2_OVERLAP_CONSTANT, first << q->cluster_bits,
+				got << q->cluster_bits);
+	if (r < 0) {
 		qcow2_unlock(q);
-		return -EIO;
+		return r;
 	}
 	if (q->free_hint >= from && q->free_hint < first + got)
 		q->free_hint = first + got;

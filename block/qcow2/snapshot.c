@@ -46,6 +46,7 @@
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/mark.h"
+#include "block/qcow2/overlap.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/refs.h"
 #include "block/qcow2/snapshots.h"
@@ -184,6 +185,12 @@ describe(struct qcow2 *q, const char *name, struct qcow2_snapshot *s)
 	s->vm_clock_nsec = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 	s->disk_size = q->header.size;
 	s->icount = UINT64_MAX;
+	if (q->overlap_check & QCOW2_OVERLAP_INACTIVE_L2) {
+		s->l1 = malloc(q->l1_size * 8 + 1);
+		if (!s->l1)
+			return -ENOMEM;
+		memcpy(s->l1, q->l1, q->l1_size * 8);
+	}
 	new_id(q, id, sizeof(id));
 	return qcow2_snapshot_init(s, id, name);
 }

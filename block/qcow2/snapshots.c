@@ -143,6 +143,7 @@ qcow2_snapshot_done(struct qcow2_snapshot *s)
 	free(s->id);
 	free(s->name);
 	free(s->entry);
+	free(s->l1);
 	memset(s, 0, sizeof(*s));
 }
 

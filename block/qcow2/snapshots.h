@@ -22,6 +22,7 @@ struct qcow2_snapshot {
 	uint64_t disk_size;
 	uint64_t icount;		/* UINT64_MAX: none */
 	char *id, *name;
+	uint64_t *l1;			/* for QCOW2_OVERLAP_INACTIVE_L2; NULL: not needed */
 	uint8_t *entry;			/* in the table, without padding */
 	size_t entry_len;
 };

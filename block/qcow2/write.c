@@ -293,9 +293,13 @@ write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, si
 	if (r < 0)
 		return r;
 	/* A table says that a guest's cluster lies in a table. */
-	if (run.owned && !q->external_data && qcow2_overlaps_fixed(q, run.host, run.len)) {
-		qcow2_unlock(q);
-		return -EIO;
+	if (run.owned && !q->external_data) {
+		r = qcow2_overlap_check(q, QCOW2_OVERLAP_CONSTANT, run.host,
+					min_u64(run.len, end - start));
+		if (r < 0) {
+			qcow2_unlock(q);
+			return r;
+		}
 	}
 	if (run.kind != QCOW2_RUN_NORMAL || !run.owned)
 		return write_alloc(q, off, src, skip, &run, ret_done);
