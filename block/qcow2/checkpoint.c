@@ -12,6 +12,7 @@
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/claim.h"
 #include "block/qcow2/map.h"
+#include "block/qcow2/mark.h"
 #include "block/qcow2/refs.h"
 
 enum {
@@ -78,20 +79,22 @@ copy_entries(uint8_t *to, const uint64_t *table, const struct qcow2_dirty *d)
 		put_be64(to, table[i]);
 }
 
-/* Take the instant.  Clusters unmapped until now go aside: those whose unmapping
- * is among what will be written. */
+enum { COUNTS = 1, MAPS = 2 };
+
+/* Take the instant, of counts, of maps, or of both.  Clusters unmapped until now go
+ * aside: those whose unmapping is among what will be written. */
 static int
-snapshot_take(struct qcow2 *q, struct snapshot *s, bool refs_only)
+snapshot_take(struct qcow2 *q, struct snapshot *s, unsigned what)
 {
 	for (;;) {
 		size_t refs, l2, l1, reftable;
 		int r;
 
 		qcow2_lock(q);
-		refs = q->ref_cache.n_dirty;
-		l2 = refs_only ? 0 : q->l2_cache.n_dirty;
-		l1 = refs_only ? 0 : entries_of(&q->l1_dirty);
-		reftable = entries_of(&q->reftable_dirty);
+		refs = what & COUNTS ? q->ref_cache.n_dirty : 0;
+		l2 = what & MAPS ? q->l2_cache.n_dirty : 0;
+		l1 = what & MAPS ? entries_of(&q->l1_dirty) : 0;
+		reftable = what & COUNTS ? entries_of(&q->reftable_dirty) : 0;
 		if (refs <= s->refs.room && l2 <= s->l2.room && l1 <= s->l1_room &&
 		    reftable <= s->reftable_room)
 			break;
@@ -106,11 +109,13 @@ snapshot_take(struct qcow2 *q, struct snapshot *s, bool refs_only)
 		if (r < 0)
 			return r;
 	}
-	qcow2_batch_collect(q, &q->ref_cache, &s->refs);
-	s->reftable = q->reftable_dirty;
-	q->reftable_dirty = (struct qcow2_dirty){ 0, 0 };
-	copy_entries(s->reftable_data, q->reftable, &s->reftable);
-	if (!refs_only) {
+	if (what & COUNTS) {
+		qcow2_batch_collect(q, &q->ref_cache, &s->refs);
+		s->reftable = q->reftable_dirty;
+		q->reftable_dirty = (struct qcow2_dirty){ 0, 0 };
+		copy_entries(s->reftable_data, q->reftable, &s->reftable);
+	}
+	if (what & MAPS) {
 		qcow2_batch_collect(q, &q->l2_cache, &s->l2);
 		s->l1 = q->l1_dirty;
 		q->l1_dirty = (struct qcow2_dirty){ 0, 0 };
@@ -194,11 +199,54 @@ move_freed(struct qcow2 *q, size_t n)
 	return 0;
 }
 
+static uint64_t
+dirty_limit(const struct qcow2_cache *c)
+{
+	return max_u64(DIRTY_MIN, min_u64(c->max, DIRTY_MAX));
+}
+
+static bool
+leaves_counts(struct qcow2 *q)
+{
+	bool few;
+
+	qcow2_lock(q);
+	few = q->lazy && q->ref_cache.n_dirty < dirty_limit(&q->ref_cache);
+	qcow2_unlock(q);
+	return few;
+}
+
+/* Before counts are left behind for the first time.  0: the image is marked; 1: not
+ * yet, as there are none; -errno. */
+static int
+mark_lazy(struct qcow2 *q)
+{
+	bool any;
+	int r;
+
+	qcow2_lock(q);
+	any = q->ref_cache.n_dirty || entries_of(&q->reftable_dirty);
+	qcow2_unlock(q);
+	if (q->header.incompat & QCOW2_INCOMPAT_DIRTY)
+		return 0;
+	if (!any)
+		return 1;
+	r = qcow2_mark_locked(q, QCOW2_INCOMPAT_DIRTY, 0);
+	if (!r)
+		q->lazy_marked = true;
+	return r;
+}
+
 static int
 checkpoint(struct qcow2 *q, struct snapshot *s)
 {
-	int r = snapshot_take(q, s, false);
-	bool maps = s->l2.n || entries_of(&s->l1);
+	int r = leaves_counts(q) ? mark_lazy(q) : 1;
+	bool maps;
+
+	/* Marked, the counts may stay where they are. */
+	if (r >= 0)
+		r = snapshot_take(q, s, r ? COUNTS | MAPS : MAPS);
+	maps = s->l2.n || entries_of(&s->l1);
 
 	if (r < 0)
 		return r;
@@ -225,12 +273,6 @@ qcow2_checkpoint(struct qcow2 *q)
 	co_mutex_lock(held);
 	r = atomic_load(&q->failed);
 	return r < 0 ? r : checkpoint(q, &s);
-}
-
-static uint64_t
-dirty_limit(const struct qcow2_cache *c)
-{
-	return max_u64(DIRTY_MIN, min_u64(c->max, DIRTY_MAX));
 }
 
 /* How much there is to write, or to free: as a multiple of what should be. */
@@ -286,7 +328,7 @@ int
 qcow2_write_refs(struct qcow2 *q)
 {
 	CLEANUP(snapshot_done) struct snapshot s = { 0 };
-	int r = snapshot_take(q, &s, true);
+	int r = snapshot_take(q, &s, COUNTS);
 
 	if (r < 0)
 		return r;

@@ -190,6 +190,7 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 		goto fail;
 	}
 	q->overlap_check = QCOW2_OVERLAP_CACHED;
+	q->lazy = q->header.compat & QCOW2_COMPAT_LAZY_REFCOUNTS;
 	q->bitmap_dir_off = q->exts.bitmap_dir_off;
 	q->bitmap_dir_len = q->exts.has_bitmaps ? q->exts.bitmap_dir_size : 0;
 	q->fresh_known = file->driver->caps & DRIVER_GROWS;

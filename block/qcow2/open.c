@@ -111,6 +111,8 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 		!o->has_pass_discard_snapshot || o->pass_discard_snapshot;
 	q->pass_discard[QCOW2_FREE_OTHER] = o->has_pass_discard_other && o->pass_discard_other;
 	q->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
+	if (o->has_lazy_refcounts)
+		q->lazy = o->lazy_refcounts;
 	q->overlap_check = qcow2_overlap_option(o->overlap_check);
 	return q->overlap_check & QCOW2_OVERLAP_INACTIVE_L2 ? load_inactive(q, errp) : 0;
 }
@@ -281,7 +283,7 @@ qcow2_set_read_only(struct node *n, bool read_only, struct error **errp)
 		r = qcow2_bitmaps_store(q, false);
 		if (r < 0)
 			return error_set_errno(errp, r, "Could not store the image's bitmaps"), -1;
-		r = qcow2_settle(q);
+		r = qcow2_settle_clean(q);
 		if (r < 0)
 			return error_set_errno(errp, r, "Could not write back the image's tables"),
 			       -1;

@@ -49,6 +49,11 @@
  *
  * invariants.c asserts this and more of the state in memory.
  *
+ * Lazy refcounts    With the option on, counts stay in memory until there are too many
+ * or the image is closed: a checkpoint writes the maps only.  Before the first one
+ * that does so the image is marked as dirty, by which I1 gives way to "whoever
+ * opens the image next counts anew" (qcow2_repair_dirty()); I2 stays.
+ *
  * What fails    A write of tables that fails leaves them dirty; a later
  * checkpoint tries again.  A barrier that fails is final (qcow2->failed): the
  * kernel may have dropped what it could not write, so nothing can be known to
@@ -149,6 +154,7 @@ struct qcow2 {
 	bool checking;		/* opened to be checked (block/open.h): nothing else works */
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
+	bool lazy;			/* counts may stay in memory; see above */
 	unsigned overlap_check;		/* mask of enum qcow2_overlap */
 	char *backing_name, *backing_format;	/* as in the header; NULL: none */
 
@@ -193,6 +199,7 @@ struct qcow2 {
 	struct co_mutex packing;	/* one compressed cluster gets its place at a time */
 	struct co_mutex checkpoint;	/* writes tables, and the header */
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
+	bool lazy_marked;		/* dirty for the lazy counts only; so is this */
 	_Atomic int failed;		/* -errno of the barrier that failed */
 	_Atomic int corrupt;		/* QCOW2_SOUND, QCOW2_CORRUPT_*, ... */
 	atomic_bool mark_due;		/* the image is to be marked before a write */
@@ -274,6 +281,8 @@ void qcow2_unload(struct qcow2 *q);
 /* With no request under way: write everything back, with a barrier behind, and
  * free what waited for requests to end.  Coroutine; 0 or -errno. */
 int qcow2_settle(struct qcow2 *q);
+/* As above, for good: an image that is dirty for lazy counts only is so no more. */
+int qcow2_settle_clean(struct qcow2 *q);
 /* Repair what an unclean end left of an image that is marked dirty, and unmark
  * it.  Coroutine, nothing else under way; 0 or -1. */
 int qcow2_repair_dirty(struct qcow2 *q, struct error **errp);

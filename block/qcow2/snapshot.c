@@ -289,7 +289,9 @@ begin(struct qcow2 *q)
 static void
 end(struct qcow2 *q, bool was_dirty, bool sound)
 {
-	if (sound && !was_dirty && !qcow2_settle(q))
+	if (!sound)
+		q->lazy_marked = false;	/* dirty for more than lazy counts now */
+	else if (!was_dirty && !qcow2_settle(q))
 		(void)qcow2_unmark(q, QCOW2_INCOMPAT_DIRTY);
 }
 
