@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "block/node.h"
 #include "daemon/object.h"
+#include "daemon/systemd.h"
 #include "export/export.h"
 #include "export/nbd/server.h"
 #include "schema/commands.h"
@@ -18,6 +19,7 @@ static const struct export_hooks hooks = {
 	.release_iothread = object_release_iothread,
 	.take_tls_creds = object_take_tls_creds,
 	.is_authorized = object_is_authorized,
+	.take_socket = systemd_take_socket,
 };
 
 void

@@ -67,22 +67,17 @@ on_signal(int signo, void *arg)
 	loop_quit();
 }
 
-/* The socket named "nbd" is the NBD server's. */
+/* Sockets named "nbd" are the NBD server's, unless an option says what they are for:
+ * then it knows more, as of TLS. */
 static int
-start_passed_nbd(struct error **errp)
+start_passed_nbd(const struct options *opts, struct error **errp)
 {
-	int fd = systemd_take_socket("nbd");
-	int r;
-	char number[16];
-	struct NbdServerOptions o = { .addr = &(struct SocketAddress){
-		.type = SOCKET_ADDRESS_TYPE_FD, .u.fd.str = number } };
+	const struct NbdServerOptions o = { .addr = &(struct SocketAddress){
+		.type = SOCKET_ADDRESS_TYPE_FD, .u.fd.str = (char *)"nbd" } };
 
-	if (fd < 0)
+	if (!systemd_has_socket("nbd") || options_start_nbd(opts))
 		return 0;
-	snprintf(number, sizeof(number), "%d", fd);
-	r = nbd_server_start(NULL, &o, false, errp);
-	close(fd);	/* the server has one of its own */
-	return r;
+	return nbd_server_start(NULL, &o, false, errp);
 }
 
 static int
@@ -90,13 +85,14 @@ start_steps(const struct options *opts, struct error **errp)
 {
 	/* The options' exports need the server; its clients need the exports. */
 	nbd_server_hold(true);
-	if (start_passed_nbd(errp) < 0 || options_apply(opts, errp) < 0 ||
+	if (start_passed_nbd(opts, errp) < 0 || options_apply(opts, errp) < 0 ||
 	    monitor_add_systemd(errp) < 0)
 		return -1;
 	if (systemd_untaken())
 		return error_set(errp,
 				 "systemd passed a socket named '%s', which no option uses;"
-				 " the names are: qmp, qmp-ro, nbd",
+				 " the names are: qmp, qmp-ro, nbd, and what"
+				 " addr.type=fd,addr.str=NAME of an NBD server names",
 				 systemd_untaken());
 	if (opts->pidfile && pidfile_write(opts->pidfile, errp) < 0)
 		return -1;

@@ -269,6 +269,15 @@ options_apply(const struct options *opts, struct error **errp)
 	return 0;
 }
 
+bool
+options_start_nbd(const struct options *opts)
+{
+	for (int i = 0; i < opts->n_steps; i++)
+		if (opts->steps[i].kind->apply == apply_nbd_server)
+			return true;
+	return false;
+}
+
 void
 options_done(struct options *opts)
 {

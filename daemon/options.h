@@ -33,6 +33,9 @@ int options_parse(struct options *opts, int argc, char **argv);
 /* Carry the steps out.  Coroutine on loop 0.  -1: *errp names the option. */
 int options_apply(const struct options *opts, struct error **errp);
 
+/* Is there one that starts the default NBD server? */
+bool options_start_nbd(const struct options *opts);
+
 void options_done(struct options *opts);
 
 #endif

@@ -34,16 +34,31 @@ systemd_start(void)
 		systemd.watchdog_ns = (int64_t)(usec / 2) * 1000;
 }
 
+/* The place of one that nobody took yet; -1: none. */
+static int
+find_socket(const char *name)
+{
+	for (int i = 0; i < systemd.count; i++)
+		if (*name && !strcmp(systemd.names[i], name))
+			return i;
+	return -1;
+}
+
+bool
+systemd_has_socket(const char *name)
+{
+	return find_socket(name) >= 0;
+}
+
 int
 systemd_take_socket(const char *name)
 {
-	for (int i = 0; i < systemd.count; i++) {
-		if (strcmp(systemd.names[i], name) || !*name)
-			continue;
-		systemd.names[i][0] = '\0';
-		return SD_LISTEN_FDS_START + i;
-	}
-	return -1;
+	int i = find_socket(name);
+
+	if (i < 0)
+		return -1;
+	systemd.names[i][0] = '\0';
+	return SD_LISTEN_FDS_START + i;
 }
 
 const char *
@@ -108,6 +123,13 @@ systemd_stop(void)
 void
 systemd_start(void)
 {
+}
+
+bool
+systemd_has_socket(const char *name)
+{
+	(void)name;
+	return false;
 }
 
 int

@@ -20,6 +20,7 @@ void systemd_start(void);
 /* The next listening socket that was passed under this name and that nobody took
  * yet; -1 is none.  The caller owns it. */
 int systemd_take_socket(const char *name);
+bool systemd_has_socket(const char *name);
 /* A passed socket that nobody took: its name, or NULL. */
 const char *systemd_untaken(void);
 

@@ -74,6 +74,9 @@ struct export_hooks {
 	/* Does the authorization object of this id let in whom TLS has shown to be
 	 * identity (NULL: nobody knows)?  Not if there is none of this id. */
 	bool (*is_authorized)(const char *id, const char *identity);
+	/* The next listening socket that the service manager passed under this name;
+	 * the caller's.  -1: there is none. */
+	int (*take_socket)(const char *name);
 };
 void export_set_hooks(const struct export_hooks *hooks);	/* borrowed for ever */
 const struct export_hooks *export_hooks(void);			/* for kinds */

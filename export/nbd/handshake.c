@@ -239,9 +239,10 @@ on_info(struct nbd_handshake *h)
 static const struct option {
 	unsigned states;	/* bits: where it is legal */
 	enum nbd_step (*handle)(struct nbd_handshake *h);
+	bool ignores_data;	/* of whatever length */
 } options[] = {
 	[NBD_OPT_EXPORT_NAME] = { 1 << NBD_HS_FIXED | 1 << NBD_HS_OLD, on_export_name },
-	[NBD_OPT_ABORT] = { 1 << NBD_HS_FIXED | 1 << NBD_HS_PLAIN, on_abort },
+	[NBD_OPT_ABORT] = { 1 << NBD_HS_FIXED | 1 << NBD_HS_PLAIN, on_abort, true },
 	[NBD_OPT_LIST] = { 1 << NBD_HS_FIXED, on_list },
 	[NBD_OPT_STARTTLS] = { 1 << NBD_HS_FIXED | 1 << NBD_HS_PLAIN, on_starttls },
 	[NBD_OPT_INFO] = { 1 << NBD_HS_FIXED, on_info },
@@ -367,6 +368,10 @@ handle_option(struct nbd_handshake *h, uint32_t len)
 		return r < 0 ? r : (int)nbd_option_error(h, NBD_REP_ERR_UNSUP,
 							 "Unsupported option %" PRIu32 " (%s)",
 							 h->option, nbd_proto_option_name(h->option));
+	}
+	if (o->ignores_data) {
+		r = skip_data(h, len);
+		return r < 0 ? r : (int)o->handle(h);
 	}
 	if (len > DATA_MAX) {
 		r = skip_data(h, len);

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/ownfile.h"
+#include "export/export.h"
 #include "schema/types.h"
 
 enum {
@@ -48,27 +49,43 @@ listen_unix(const struct UnixSocketAddress *a, struct ownfile *ret_file, int *re
 	return 1;
 }
 
-/* A socket that whoever started us listens on already. */
+/* All sockets that the service manager passed under this name: the count. */
 static int
-listen_fd(const char *str, int *ret_fd, struct error **errp)
+listen_passed(const char *name, int *ret_fds)
 {
-	int listens = 0, fd;
+	int n = 0, fd;
+
+	while (n < NBD_LISTEN_MAX && (fd = export_hooks()->take_socket(name)) >= 0) {
+		(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+		ret_fds[n++] = fd;
+	}
+	return n;
+}
+
+/* Sockets that whoever started us listens on already, by number or name. */
+static int
+listen_fd(const char *str, int *ret_fds, struct error **errp)
+{
+	int listens = 0, r;
 	socklen_t len = sizeof(listens);
 	char *end;
 	long n;
 
+	r = listen_passed(str, ret_fds);
+	if (r > 0)
+		return r;
 	errno = 0;
 	n = strtol(str, &end, 10);
 	if (errno || end == str || *end || n < 0 || n > INT32_MAX)
 		return error_set(errp, "File descriptor '%s' is not known", str);
 	if (getsockopt((int)n, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens)
 		return error_set(errp, "File descriptor '%s' is not a listening socket", str);
-	fd = fcntl((int)n, F_DUPFD_CLOEXEC, 3);
-	if (fd < 0) {
+	r = fcntl((int)n, F_DUPFD_CLOEXEC, 3);
+	if (r < 0) {
 		error_set_errno(errp, errno, "Cannot use file descriptor '%s'", str);
 		return -1;
 	}
-	*ret_fd = fd;
+	*ret_fds = r;
 	return 1;
 }
 

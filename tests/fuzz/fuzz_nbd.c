@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tests/fuzz/fuzz_nbd.c - a hostile NBD client.
  *
- * The input is what the client sends after its flags.  If its first byte is
- * odd, a good handshake stands before the rest, so that commands are reached.
+ * The input is what the client sends after its flags.  Its first byte chooses a
+ * good handshake that stands before the rest, so that commands of each mode are
+ * reached, or none.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -10,16 +11,28 @@
 #include "aio/colock.h"
 #include "aio/loop.h"
 #include "aio/sock.h"
+#include "base/cleanup.h"
 #include "tests/unit/nbd_test.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const uint8_t flags[] = "\0\0\0\3";
-static const uint8_t handshake[] =
-	"IHAVEOPT\0\0\0\x08\0\0\0\0"
-	"IHAVEOPT\0\0\0\x0a\0\0\0\x38\0\0\0\4disk\0\0\0\2\0\0\0\x0f" "base:allocation"
+
+#define CONTEXTS                                                                             \
+	"IHAVEOPT\0\0\0\x0a\0\0\0\x38\0\0\0\4disk\0\0\0\2\0\0\0\x0f" "base:allocation" \
 	"\0\0\0\x15qemu:allocation-depth"
-	"IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\4disk\0\0";
+#define GO "IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\4disk\0\0"
+#define HANDSHAKE(options) { (const uint8_t *)(options), sizeof(options) - 1 }
+
+static const struct handshake {
+	const uint8_t *data;
+	size_t len;
+} handshakes[] = {
+	{ NULL, 0 },
+	HANDSHAKE("IHAVEOPT\0\0\0\x08\0\0\0\0" CONTEXTS GO),
+	HANDSHAKE("IHAVEOPT\0\0\0\x0b\0\0\0\0" CONTEXTS GO),
+	HANDSHAKE(GO),
+};
 
 struct client {
 	struct sock *sock;
@@ -31,10 +44,11 @@ static void
 sends(void *arg)
 {
 	struct client *c = arg;
+	const struct handshake *h = &handshakes[c->size ? c->data[0] % ARRAY_SIZE(handshakes) : 0];
 	int r = sock_send(c->sock, flags, sizeof(flags) - 1);
 
-	if (r >= 0 && c->size && c->data[0] & 1)
-		r = sock_send(c->sock, handshake, sizeof(handshake) - 1);
+	if (r >= 0 && h->len)
+		r = sock_send(c->sock, h->data, h->len);
 	if (r >= 0 && c->size)
 		r = sock_send(c->sock, c->data + 1, c->size - 1);
 	if (r >= 0)

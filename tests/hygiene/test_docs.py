@@ -53,6 +53,14 @@ def test_each_page_is_installed():
     assert sorted(pages()) == sorted(re.findall(r'docs/\S+\.[18]', listed))
 
 
+def test_the_nbd_page_names_tests_that_there_are():
+    files = {'m': 'test_nbd_matrix', 'n': 'test_nbd', 's': 'test_nbd_servers', 't': 'test_nbd_tls'}
+    named = re.findall(r'([mnst]) `(test_\w+)`', house.read('docs/nbd.md'))
+    assert len(named) > 50
+    for letter, test in named:
+        assert f'def {test}(' in house.read(f'tests/wire/{files[letter]}.py'), test
+
+
 def test_the_pages_are_well_formed():
     if not shutil.which('groff'):
         pytest.skip('groff is not installed')

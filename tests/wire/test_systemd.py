@@ -100,7 +100,7 @@ def activate(tmp, names, *options):
     tool = shutil.which('systemd-socket-activate')
     if not tool:
         pytest.skip('systemd-socket-activate is not installed (Debian package: systemd)')
-    paths = ['%s/%s.sock' % (tmp, n) for n in names]
+    paths = ['%s/%d-%s.sock' % (tmp, i, n) for i, n in enumerate(names)]
     argv = [tool, '--fdname=' + ':'.join(names)]
     for p in paths:
         argv.append('--listen=' + p)
@@ -156,6 +156,29 @@ def test_a_socket_of_an_unknown_name_is_an_error(tmp):
             text = p.communicate(timeout=quoin.LIMIT)[1]
         assert p.returncode == 1
         assert 'nobody' in text
+    finally:
+        p.kill()
+        p.wait()
+
+
+@pytest.mark.parametrize('names, options', [
+    (['qmp', 'nbd', 'nbd'], []),
+    (['qmp', 'nbd', 'nbd'], ['--nbd-server', 'addr.type=fd,addr.str=nbd,max-connections=3']),
+    (['qmp', 'web', 'web'], ['--x-quoin-nbd-server', 'one,addr.type=fd,addr.str=web'])])
+def test_an_nbd_server_takes_all_sockets_of_its_name(tmp, names, options):
+    p, (qmp, *listeners) = activate(tmp, names, *options)
+    try:
+        client = quoin.Qmp(qmp)
+        server, = client.cmd('x-quoin-query-nbd-servers')
+        assert {a['path'] for a in server['addresses']} == set(listeners)
+        assert server['id'] == ('one' if 'web' in names else 'default')
+        assert server['max-connections'] == (3 if 'max' in str(options) else 100)
+        for path in listeners:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(quoin.LIMIT)
+                s.connect(path)
+                assert s.recv(8) == b'NBDMAGIC'
+        finish(p, client)
     finally:
         p.kill()
         p.wait()
