@@ -12,6 +12,7 @@
 #include "aio/tls.h"
 #include "base/error.h"
 #include "base/iov.h"
+#include "tests/support/failheap.h"
 
 enum { TOTAL = 3 << 20, SMALL_BUFFER = 4096 };
 
@@ -45,11 +46,13 @@ run_end(void *arg)
 	tls_creds_unref(e->creds);
 }
 
-/* Both ends at the same time, over a pair whose buffers hold little. */
-static void
-run_pair(struct end *server, struct end *client)
+/* Both ends at the same time, over a pair whose buffers hold little.  The n-th
+ * allocation of both fails; 0: none.  Was there one? */
+static bool
+run_failing_pair(struct end *server, struct end *client, unsigned nth)
 {
 	struct co_group group;
+	bool failed;
 	int fds[2], size = SMALL_BUFFER;
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -60,9 +63,18 @@ run_pair(struct end *server, struct end *client)
 	server->creds = anonymous(true);
 	client->creds = anonymous(false);
 	co_group_init(&group);
+	failheap_arm(nth);
 	assert_int_equal(co_group_start(&group, run_end, server), 0);
 	assert_int_equal(co_group_start(&group, run_end, client), 0);
 	co_group_wait(&group);
+	failed = failheap_disarm();
+	return failed;
+}
+
+static void
+run_pair(struct end *server, struct end *client)
+{
+	(void)run_failing_pair(server, client, 0);
 }
 
 static uint8_t
@@ -124,6 +136,48 @@ what_is_sent_arrives(void **state)
 {
 	(void)state;
 	run(carry, NULL);
+}
+
+static int
+sends_some(struct end *e)
+{
+	static const uint8_t some[50000];
+
+	return sock_send(e->s, some, sizeof(some));
+}
+
+static int
+receives_some(struct end *e)
+{
+	uint8_t buf[50000];
+	int r = sock_recv_full(e->s, buf, sizeof(buf));
+
+	return r < 0 ? r : (int)sock_recv(e->s, buf, 1);
+}
+
+static void
+fail_each_allocation(void *arg)
+{
+	bool failed = true;
+	unsigned n;
+
+	(void)arg;
+	/* The coroutines' stacks are there from the first time on. */
+	for (n = 0; failed && n < 100; n++) {
+		struct end server = { .talk = sends_some }, client = { .talk = receives_some };
+
+		failed = run_failing_pair(&server, &client, n) || n == 0;
+		assert_true(n && failed ? server.status < 0 || client.status < 0
+					: server.status == 0 && client.status == 0);
+	}
+	assert_true(n > 5 && !failed);
+}
+
+static void
+no_memory_ends_a_session_and_nothing_else(void **state)
+{
+	(void)state;
+	run(fail_each_allocation, NULL);
 }
 
 /* Who breaks off without a good-bye might be cut off by somebody else. */
@@ -245,6 +299,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CO_TEST(what_is_sent_arrives),
+		CO_TEST(no_memory_ends_a_session_and_nothing_else),
 		CO_TEST(an_end_without_good_bye_is_an_error),
 		CO_TEST(plain_text_is_no_handshake),
 		CO_TEST(a_peer_that_hangs_up_ends_the_handshake),
