@@ -210,8 +210,9 @@ preallocate(struct creation *c, struct error **errp)
 	if (node_open_ref(&image, &open_policy_default, &n, errp))
 		return -1;
 	r = qcow2_preallocate(n->state, 0, c->f.size, c->data || c->prealloc != PREALLOC_METADATA);
+	/* Nothing was written through the node, so that it has nothing to flush. */
 	if (!r)
-		r = node_flush(n);
+		r = qcow2_settle(n->state);
 	return r < 0 ? (error_set_errno(errp, r, "Could not preallocate metadata"), -1) : 0;
 }
 

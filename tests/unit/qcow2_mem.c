@@ -270,6 +270,14 @@ part(struct edge *e)
 	}
 }
 
+static struct node *data_file;
+
+void
+q2_use_data(struct node *data)
+{
+	data_file = data;
+}
+
 static void
 drop(struct node *n)
 {
@@ -278,6 +286,7 @@ drop(struct node *n)
 	n->file = n->backing = NULL;
 	part(file);
 	part(backing);
+	part(edge_find(n, "data-file"));
 	graph_node_free(n);
 }
 
@@ -311,7 +320,9 @@ q2_open(struct node *file, struct node *backing, bool read_only, char **ret_erro
 	}
 	if (!read_only)
 		qcow2_bitmaps_watch(q);
-	n->limits.zero_align = q->sub_size;
+	if (q->external_data)
+		q->data_edge = join(n, data_file, "data-file", ROLE_DATA);
+	n->limits.zero_align = q->data_raw ? q->cluster_size : q->sub_size;
 	n->limits.discard_align = q->cluster_size;
 	q->pass_discard[QCOW2_FREE_REQUEST] = true;
 	return n;

@@ -37,6 +37,8 @@ void mem_load(struct node *n, const char *path);
 struct node *q2_open(struct node *file, struct node *backing, bool read_only,
 		     char **ret_error);
 int q2_close(struct node *n);
+/* From now on images with an external data file have this one (NULL: there is none). */
+void q2_use_data(struct node *data);
 /* What the disk was, of len bytes, when the snapshot was taken. */
 int q2_read_snapshot(struct node *n, const char *name, uint8_t *buf, uint64_t len);
 struct node *q2_make(struct node *file, const struct qcow2_format *f, struct node *backing);

@@ -13,6 +13,7 @@
 #include "block/qcow2/check.h"
 #include "block/qcow2/format.h"
 #include "block/qcow2/qcow2.h"
+#include "block/qcow2/resize.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
 
@@ -21,13 +22,14 @@ enum { OPS = 60 };
 struct plan {
 	struct qcow2_format f;
 	bool backed, for_good;
+	bool in_data;		/* it is the data file that fails */
 	int error;
 	unsigned seed;
 };
 
 struct world {
 	const struct plan *p;
-	struct node *file, *backing, *image;
+	struct node *file, *data, *backing, *image;
 	uint64_t *may, *ever;	/* for each byte, the values that it may have: bits */
 };
 
@@ -105,7 +107,15 @@ prepare(struct world *w)
 	}
 	for (uint64_t i = 0; i < size; i++)
 		w->may[i] = w->ever[i] = UINT64_C(1) << (w->p->backed ? 63 : 0);
+	if (w->p->f.data_file) {
+		w->data = mem_new();
+		q2_use_data(w->data);
+	}
 	w->image = q2_make(w->file, &w->p->f, w->backing);
+	if (w->p->f.data_raw) {
+		assert_int_equal(qcow2_preallocate(w->image->state, 0, size, true), 0);
+		assert_int_equal(qcow2_settle(w->image->state), 0);
+	}
 	free(buf);
 }
 
@@ -117,6 +127,8 @@ judge(struct world *w, bool lost)
 	struct check_result c;
 
 	atomic_store(&w->file->flush_error, 0);	/* as a file that is opened again */
+	if (w->data)
+		atomic_store(&w->data->flush_error, 0);
 	w->image = q2_open(w->file, w->backing, false, NULL);
 	assert_non_null(w->image);
 	assert_int_equal(qcow2_check(w->image->state, 0, NULL, &c), 0);
@@ -126,6 +138,13 @@ judge(struct world *w, bool lost)
 	for (uint64_t i = 0; i < size; i++)
 		if (!((lost ? w->ever : w->may)[i] >> buf[i] & 1))
 			fail_msg("byte %llx is %d", (unsigned long long)i, buf[i]);
+	if (w->p->f.data_raw) {
+		uint8_t *raw = calloc(1, size);
+
+		assert_int_equal(node_pread(w->data, 0, raw, size), 0);
+		assert_memory_equal(raw, buf, size);
+		free(raw);
+	}
 	assert_int_equal(qcow2_check(w->image->state, CHECK_FIX_LEAKS, NULL, &c), 0);
 	assert_int_equal(qcow2_check(w->image->state, 0, NULL, &c), 0);
 	assert_int_equal(c.leaks + c.corruptions, 0);
@@ -143,7 +162,7 @@ run_once(const struct plan *p, long n)
 	bool failed, lost;
 
 	prepare(&w);
-	faults = mem_faults(w.file);
+	faults = mem_faults(p->in_data ? w.data : w.file);
 	faults->error = p->error;
 	faults->for_good = p->for_good;
 	faults->fail_at = n;
@@ -155,6 +174,8 @@ run_once(const struct plan *p, long n)
 	faults->fail_at = 0;
 	judge(&w, lost);
 	mem_free(w.file);
+	if (w.data)
+		mem_free(w.data);
 	if (w.backing)
 		mem_free(w.backing);
 	free(w.may);
@@ -169,7 +190,8 @@ run_plan(void *arg)
 
 	while (run_once(arg, n))
 		n++;
-	assert_true(n > OPS / 2);	/* it came to something */
+	/* It came to something; each of two files is called less. */
+	assert_true(n > (((const struct plan *)arg)->f.data_file ? 1 : OPS / 2));
 }
 
 static void
@@ -226,6 +248,36 @@ failing_calls_corrupt_no_subclusters(void **state)
 	try_subclusters(14, 12, true, true, -EIO, 10);
 }
 
+static void
+try_data_file(struct qcow2_format f, bool in_data, bool for_good, int error, unsigned seed)
+{
+	struct plan p = { .f = f, .in_data = in_data, .for_good = for_good, .error = error,
+			  .seed = seed };
+
+	p.f.version = 3;
+	p.f.refcount_order = 4;
+	p.f.data_file = "data";
+	run(run_plan, &p);
+}
+
+static void
+failing_calls_corrupt_no_data_file(void **state)
+{
+	struct qcow2_format plain = { .size = 100 << 9, .cluster_bits = 9 };
+	struct qcow2_format raw = { .size = 40 << 12, .cluster_bits = 12, .data_raw = true };
+	struct qcow2_format subclusters = { .size = 12 << 14, .cluster_bits = 14,
+					    .extended_l2 = true };
+
+	(void)state;
+	try_data_file(plain, false, false, -EIO, 11);
+	try_data_file(plain, true, false, -ENOSPC, 12);
+	try_data_file(plain, true, true, -EIO, 13);
+	try_data_file(raw, false, true, -EIO, 14);
+	try_data_file(raw, true, false, -EIO, 15);
+	try_data_file(raw, true, true, -ENOSPC, 16);
+	try_data_file(subclusters, true, false, -EIO, 17);
+}
+
 int
 main(void)
 {
@@ -233,6 +285,7 @@ main(void)
 		CO_TEST(a_call_that_fails_once_corrupts_nothing),
 		CO_TEST(calls_that_fail_for_good_corrupt_nothing),
 		CO_TEST(failing_calls_corrupt_no_subclusters),
+		CO_TEST(failing_calls_corrupt_no_data_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
