@@ -202,3 +202,32 @@ def broken(data):
             yield '%s=%#x' % (name, v), patched(data, off, width, v)
     for at in (0, 1, 71, 72, 103, 104, 511, im.cluster, len(data) // 2, len(data) - im.cluster):
         yield 'cut at %d' % at, data[:at]
+
+
+# ---- the first version of qcow ----
+
+QCOW = [('magic', 0, 4), ('version', 4, 4), ('backing-offset', 8, 8), ('backing-size', 16, 4),
+        ('size', 24, 8), ('cluster-bits', 32, 1), ('l2-bits', 33, 1), ('crypt-method', 36, 4),
+        ('l1-offset', 40, 8)]
+
+
+def qcow(path):
+    """A sound one, with a compressed cluster."""
+    images.img('create', '-q', '-f', 'qcow', path, '2M')
+    qemu_io(path, 'write -P 1 0 100k', 'write -c -P 2 1M 4k', fmt='qcow')
+
+
+def broken_qcow(data):
+    """As broken(), for an image of the first version."""
+    l1 = struct.unpack_from('>Q', data, 40)[0]
+    l2 = struct.unpack_from('>Q', data, l1)[0]
+    fields = [('header ' + n, o, w) for n, o, w in QCOW]
+    fields += [('L1 0', l1, 8), ('L2 0 0', l2, 8), ('L2 0 1', l2 + 8, 8), ('L2 0 256', l2 + 2048, 8)]
+    for name, off, width in fields:
+        old = struct.unpack_from(WIDTHS[width], data, off)[0]
+        top = (1 << 8 * width) - 1
+        some = [*OFFSETS, l1, l2, l2 + 8, off, len(data), old ^ 1 << 63, old ^ 1] if width == 8 else COUNTS
+        for v in sorted({v & top for v in some} - {old}):
+            yield '%s=%#x' % (name, v), patched(data, off, width, v)
+    for at in (0, 1, 47, 48, 55, 512, 4096, len(data) - 4096):
+        yield 'cut at %d' % at, data[:at]
