@@ -38,7 +38,7 @@ SUITES = collections.OrderedDict([
     ('compat', ('plain', 'pytest', ['tests/compat'], 240)),
     ('clients', ('plain', 'pytest', ['tests/clients'], 300)),
     ('io-tsan', ('tsan', 'pytest', ['-m', 'io', 'tests/wire', 'tests/clients'], 300)),
-    ('unit-tsan', ('tsan', 'unit', r'^(?!test_(cipher|judge|key|rescue|progress|cli|json|schema|qcow2_crash|qcow2_hostile))', 300)),
+    ('unit-tsan', ('tsan', 'unit', r'^(?!test_(cipher|judge|key|rescue|progress|cli|json|schema|qcow2_crash|qcow2_hostile|bitmap_crash))', 300)),
     ('unit-asan', ('asan', 'unit', '.', 300)),
     ('lean', ('lean', 'pytest', ['tests/wire/test_story.py', 'tests/wire/test_images.py'], 120)),
     ('hygiene', ('plain', 'pytest', ['tests/hygiene'], 240)),

@@ -18,6 +18,7 @@
 #include "block/qcow2/check.h"
 #include "block/qcow2/format.h"
 #include "block/qcow2/qcow2.h"
+#include "tests/support/failheap.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
 
@@ -429,15 +430,12 @@ judge(struct node *file, bool all_well, bool may_leak, const char *late, uint64_
 
 /* A life with everything in it; whether all of it went well. */
 static bool
-live(struct node *file)
+live(struct node *n)
 {
-	struct node *n = q2_open(file, NULL, false, NULL);
-	bool well = n;
 	struct dirty_bitmap *b;
+	bool well = true;
 	int r;
 
-	if (!n)
-		return false;
 	well &= node_pwrite(n, 5000, "one", 3) == 0;
 	well &= try_add(n, "new", 4096, NULL) == 0;
 	well &= node_pwrite(n, 700000, "two", 3) == 0;
@@ -473,7 +471,8 @@ run_with_fault(const struct fault_run *p, long at)
 	f->spare_flush = p->spare_flush;
 	f->lands = p->lands;
 	f->fail_at = at;
-	well = live(file);
+	n = q2_open(file, NULL, false, NULL);
+	well = n && live(n);
 	struck = f->fail_at <= (p->for_good ? 1 : 0);
 	assert_true(well || struck);
 	f->fail_at = 0;
@@ -501,6 +500,36 @@ faults(void *arg)
 			at++;
 		assert_true(at > 30);
 	}
+	dirty_store_failed = NULL;
+}
+
+/* As with a disk that fails: whatever could not be done, nothing wrong is said. */
+static void
+without_memory(void *arg)
+{
+	unsigned nth = 0;
+	bool failed;
+
+	(void)arg;
+	dirty_store_failed = count_lost;
+	do {
+		struct node *file = mem_new(), *n = q2_make(file, &plain, NULL);
+		bool well;
+
+		add(n, "old", 512);
+		add(n, "gone", 65536);
+		assert_int_equal(q2_close(n), 0);
+		/* The file itself needs no more memory. */
+		assert_int_equal(node_pwrite(file, 2 * SIZE, "", 1), 0);
+		n = reopen(file, false);
+		failheap_arm(++nth);
+		well = live(n);
+		failed = failheap_disarm();
+		assert_true(well || failed);
+		judge(file, well, failed, "new", 5120);
+		mem_free(file);
+	} while (failed);
+	assert_true(nth > 30);
 	dirty_store_failed = NULL;
 }
 
@@ -591,6 +620,7 @@ the_first_writes_come_from_all_loops_at_once(void *arg)
 	X(limits)                                                              \
 	X(a_bitmap_follows_the_disks_size)                                     \
 	X(faults)                                                              \
+	X(without_memory)                                                      \
 	X(room_is_made_ahead)                                                  \
 	X(the_first_writes_come_from_all_loops_at_once)
 
