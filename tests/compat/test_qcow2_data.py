@@ -176,3 +176,16 @@ def test_references_are_kept_from_version_3_on(pair):
     assert 'error' in pair.ask('blockdev-add', {
         'driver': 'qcow2', 'node-name': 'disk', 'discard-no-unref': True,
         'file': {'driver': 'file', 'filename': 'DIR/disk.qcow2'}})
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_the_image_is_described_alike(pair, shape):
+    pair.prepare(lambda folder: make(folder, *SHAPES[shape]))
+    serve(pair)
+
+    def described(side):
+        nodes = side.ask('query-named-block-nodes')['return']
+        image = next(n for n in nodes if n['node-name'] == 'disk')['image']
+        return image['format-specific'], image['cluster-size'], image['virtual-size']
+    specific, *_ = pair.each(described)
+    assert specific['data'].get('extended-l2', False) == ('subclusters' in shape)
