@@ -10,6 +10,8 @@
 #include "rescue/image.h"
 #include "schema/types.h"
 
+enum { CACHE = 1024 * 1024 };	/* bytes, of one image's tables */
+
 /* A file or block device by itself. */
 static int
 fill_file(struct BlockdevOptions *o, const struct options_place *place)
@@ -44,6 +46,15 @@ file_ref(const struct options_place *place)
 		return NULL;
 	}
 	return ref;
+}
+
+/* Disks are walked from one end to the other, which needs few tables at a time; the
+ * default would let a chain of large images take more memory than all the rest. */
+static void
+limit_caches(struct BlockdevOptionsQcow2 *q)
+{
+	q->has_l2_cache_size = q->has_refcount_cache_size = true;
+	q->l2_cache_size = q->refcount_cache_size = CACHE;
 }
 
 /* What stands behind a layer: below, which is taken over, or nothing. */
@@ -85,6 +96,7 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 		o->driver = BLOCKDEV_DRIVER_QCOW2;
 		file = &o->u.qcow2.file;
 		backing = &o->u.qcow2.backing;
+		limit_caches(&o->u.qcow2);
 		break;
 	case IMAGE_LUKS:
 		o->driver = BLOCKDEV_DRIVER_LUKS;
@@ -168,5 +180,6 @@ options_for_target(const struct options_place *place, bool qcow2)
 	o->read_only = place->read_only;
 	o->u.qcow2.backing = backing_ref(NULL);
 	o->u.qcow2.file = file_ref(place);
+	limit_caches(&o->u.qcow2);
 	return o->u.qcow2.file && o->u.qcow2.backing ? STEAL(o) : NULL;
 }
