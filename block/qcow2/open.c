@@ -22,9 +22,29 @@ enum { CLEAN_DEFAULT = 600 };	/* seconds */
 
 /* ---- options ---- */
 
+/* QEMU's smallest refcount cache, in clusters, and its limit of both, in entries. */
+enum { REF_CACHE_MIN = 4, ENTRIES_MAX = INT_MAX };
+
 static int
-check_cache_sizes(const struct BlockdevOptionsQcow2 *o, struct error **errp)
+check_cache_options(const struct qcow2 *q, const struct BlockdevOptionsQcow2 *o,
+		    struct error **errp)
 {
+	int64_t entry = o->has_l2_cache_entry_size ? o->l2_cache_entry_size : q->cluster_size;
+	const struct {
+		bool has;
+		int64_t value;
+		const char *name;
+	} sizes[] = {
+		{ o->has_cache_size, o->cache_size, "cache-size" },
+		{ o->has_l2_cache_size, o->l2_cache_size, "l2-cache-size" },
+		{ o->has_l2_cache_entry_size, entry, "l2-cache-entry-size" },
+		{ o->has_refcount_cache_size, o->refcount_cache_size, "refcount-cache-size" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+		if (sizes[i].has && sizes[i].value < 0)
+			return error_set(errp, "Value '%" PRId64 "' is out of range for parameter "
+					       "'%s'", sizes[i].value, sizes[i].name);
 	if (o->has_cache_size && o->has_l2_cache_size && o->has_refcount_cache_size)
 		return error_set(errp, "cache-size, l2-cache-size and refcount-cache-size may not "
 				       "be set at the same time");
@@ -33,10 +53,34 @@ check_cache_sizes(const struct BlockdevOptionsQcow2 *o, struct error **errp)
 	if (o->has_cache_size && o->has_refcount_cache_size &&
 	    o->refcount_cache_size > o->cache_size)
 		return error_set(errp, "refcount-cache-size may not exceed cache-size");
-	if (o->has_cache_clean_interval &&
-	    (o->cache_clean_interval < 0 || o->cache_clean_interval > UINT_MAX))
-		return error_set(errp, "Cache clean interval too big");
+	if (entry < 512 || entry > q->cluster_size || !is_pow2((uint64_t)entry))
+		return error_set(errp, "L2 cache entry size must be a power of two between %d and "
+				       "the cluster size (%" PRIu32 ")", 512, q->cluster_size);
 	return 0;
+}
+
+/* Bytes of all L2 tables of the disk. */
+static uint64_t
+all_l2(const struct qcow2 *q)
+{
+	return round_up(qcow2_clusters(q, q->header.size) << q->l2e_bits, q->cluster_size);
+}
+
+/* Divide cache-size between the two: the L2 cache gets what it can use, but for the
+ * least that the other needs. */
+static void
+divide_cache(const struct qcow2 *q, uint64_t both, uint64_t *ret_l2, uint64_t *ret_refs)
+{
+	uint64_t all = all_l2(q);
+	uint64_t least = (uint64_t)REF_CACHE_MIN << q->cluster_bits;
+
+	if (both >= all + least) {
+		*ret_l2 = all;
+		*ret_refs = both - all;
+	} else {
+		*ret_refs = min_u64(both, least);
+		*ret_l2 = both - *ret_refs;
+	}
 }
 
 static int
@@ -44,16 +88,29 @@ set_caches(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct error *
 {
 	uint64_t l2 = o->has_l2_cache_size ? (uint64_t)o->l2_cache_size : 0;
 	uint64_t refs = o->has_refcount_cache_size ? (uint64_t)o->refcount_cache_size : 0;
-	int64_t entry = o->has_l2_cache_entry_size ? o->l2_cache_entry_size : q->cluster_size;
+	uint64_t entry = o->has_l2_cache_entry_size ? (uint64_t)o->l2_cache_entry_size
+						    : q->cluster_size;
+	bool has_l2 = o->has_l2_cache_size || o->has_cache_size;
+	bool has_refs = o->has_refcount_cache_size || o->has_cache_size;
 
-	if (entry < 512 || entry > q->cluster_size || !is_pow2((uint64_t)entry))
-		return error_set(errp, "L2 cache entry size must be a power of two between %d and "
-				       "the cluster size (%" PRIu32 ")", 512, q->cluster_size);
+	if (check_cache_options(q, o, errp))
+		return -1;
 	if (o->has_cache_size && o->has_l2_cache_size)
-		refs = (uint64_t)(o->cache_size - o->l2_cache_size);
-	else if (o->has_cache_size)
+		refs = (uint64_t)o->cache_size - min_u64(l2, all_l2(q));
+	else if (o->has_cache_size && o->has_refcount_cache_size)
 		l2 = (uint64_t)o->cache_size - refs;
-	qcow2_set_caches(q, l2, refs);
+	else if (o->has_cache_size)
+		divide_cache(q, (uint64_t)o->cache_size, &l2, &refs);
+	/* More than all there is counts as all there is, where it was asked for alone. */
+	if (!o->has_l2_cache_size && l2 / entry > ENTRIES_MAX)
+		return error_set(errp, "L2 cache size too big");
+	if (refs >> q->cluster_bits > ENTRIES_MAX)
+		return error_set(errp, "Refcount cache size too big");
+	if (o->has_cache_clean_interval &&
+	    (o->cache_clean_interval < 0 || o->cache_clean_interval > UINT_MAX))
+		return error_set(errp, "Cache clean interval too big");
+	/* None at all is as little as there can be. */
+	qcow2_set_caches(q, has_l2 ? max_u64(l2, 1) : 0, has_refs ? max_u64(refs, 1) : 0);
 	return 0;
 }
 
@@ -248,7 +305,7 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 	    is_pow2((uint64_t)o->l2_cache_entry_size))
 		slice = (uint32_t)o->l2_cache_entry_size;
 	q->checking = opener_policy(op)->check && !opener_depth(op);
-	if (check_cache_sizes(o, errp) || qcow2_load(q, slice, errp))
+	if (qcow2_load(q, slice, errp))
 		return -1;
 	set_limits(q);
 	if (q->checking)
