@@ -4,6 +4,7 @@ import json
 import os
 import struct
 
+import broken
 import images
 import peers
 import pytest
@@ -181,3 +182,72 @@ def test_a_full_disk_is_said(run, sample):
     block = slice(2 << 16, 3 << 16)     # the old block: nothing refers to it any more
     assert after.replace(after[block], before[block]) == before
     assert run(quoin.QUOIN, 'check', '-r', 'all', sample).status == 0
+
+
+# ---- scenarios that QEMU's own tests guard ----
+
+@pytest.mark.parametrize('options', [
+    'cluster_size=512', 'cluster_size=512,refcount_bits=1', 'cluster_size=512,refcount_bits=64',
+    'cluster_size=2M', 'compat=0.10,cluster_size=4k'])
+def test_all_counts_are_made_anew_for_any_width(check, tmp, options):
+    """So many clusters, where they are small, that the table has to be larger."""
+    path = tmp / 'image'
+    images.qcow2(path, '8M', None, *options.split(','))
+    images.tool(peers.QEMU_IO, '-f', 'qcow2', '-c', 'write -P 5 1M 6M', path)
+    table = read(path, 48, '>Q')
+    with open(path, 'r+b') as f:
+        f.seek(table)
+        f.write(bytes(512))
+    r = check('-r', 'all', path)
+    assert r.status == 0 and 'Rebuilding refcount structure' in r.err
+    images.check(path)
+    out = images.tool(peers.QEMU_IO, '-f', 'qcow2', '-c', 'read -P 5 1M 6M', '-c', 'read -P 0 0 1M',
+                      path)
+    assert 'failed' not in out
+
+
+def test_guest_data_on_a_refcount_block_is_found_and_parted(check, sample):
+    """What the guest would write there would be counts."""
+    im = broken.Image(sample.read_bytes())
+    entry, _ = im.l2_entries()[1]
+    patch(sample, entry, '>Q', im.blocks()[0] | 1 << 63)
+    r = check(sample)
+    assert r.status == 2 and 'ERROR refcount block 0 refcount=2' in r.err
+    assert check('-r', 'all', sample).status == 0
+    images.check(sample)
+    im = broken.Image(sample.read_bytes())
+    assert not set(im.blocks()) & {h for _, h in im.l2_entries()}
+
+
+@pytest.mark.parametrize('what', ['L1 table', 'L2 table', 'refcount table'])
+def test_guest_data_on_a_table_is_found(check, sample, what):
+    im = broken.Image(sample.read_bytes())
+    place = {'L1 table': im.l1, 'L2 table': im.l2_tables()[0], 'refcount table': im.reftable}[what]
+    patch(sample, im.l2_entries()[1][0], '>Q', place | 1 << 63)
+    r = check(sample)
+    assert r.status == 2
+    assert 'ERROR cluster %d refcount=1 reference=2' % (place // im.cluster) in r.err
+    # Not ours alone any more: the guest's next write goes elsewhere.
+    assert check('-r', 'all', sample).status == 0
+    images.tool(peers.QEMU_IO, '-f', 'qcow2', '-c', 'write -P 9 64k 64k', sample)
+    images.check(sample)
+
+
+def test_a_cluster_beyond_all_bounds_is_found_soon(check, sample):
+    im = broken.Image(sample.read_bytes())
+    patch(sample, im.l2_entries()[0][0], '>Q', 1 << 55)
+    r = check(sample)
+    assert r.status == 2 and 'exceeding the end of the file' in r.err
+    assert check('-r', 'all', sample).status == 2
+
+
+def test_a_repair_takes_no_place_that_a_table_is_missing_from(check, sample):
+    """The L1 table is where the file does not reach: nothing else must come there."""
+    im = broken.Image(sample.read_bytes())
+    l1 = len(im.data) + im.cluster
+    patch(sample, 40, '>Q', l1)
+    patch(sample, im.reftable, '>Q', 0)
+    assert check('-r', 'all', sample).status == 2
+    with open(sample, 'rb') as f:
+        f.seek(l1)
+        assert not any(f.read(8))
