@@ -33,7 +33,9 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/qcow2/check_int.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/mark.h"
+#include "block/qcow2/overlap.h"
 
 enum {
 	LINE_MAX_LEN = 1024,
@@ -313,5 +315,10 @@ qcow2_repair_dirty(struct qcow2 *q, struct error **errp)
 
 	if (!r && res.errors)
 		r = -EIO;
-	return r < 0 ? (error_set_errno(errp, r, "Could not repair dirty image"), -1) : 0;
+	if (r < 0)
+		return error_set_errno(errp, r, "Could not repair dirty image"), -1;
+	/* What was wrong is right, and tables may lie elsewhere. */
+	qcow2_corrupt_forget(q);
+	qcow2_overlap_done(q);
+	return qcow2_overlap_init(q) < 0 ? error_set(errp, "Cannot allocate memory") : 0;
 }

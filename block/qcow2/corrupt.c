@@ -94,12 +94,21 @@ is_dead(const struct qcow2 *q)
 	return atomic_load_explicit(&q->corrupt, memory_order_relaxed) == QCOW2_CORRUPT_DEAD;
 }
 
-static int
-leave(struct qcow2 *q, int r)
+int
+qcow2_corrupt_end(struct qcow2 *q, int r)
 {
 	if (r == -EIO && atomic_load(&q->corrupt) == QCOW2_CORRUPT_NOTED)
 		act(q);
 	return r;
+}
+
+void
+qcow2_corrupt_forget(struct qcow2 *q)
+{
+	if (atomic_load(&q->corrupt) != QCOW2_CORRUPT_NOTED)
+		return;
+	q->corruption.noted = false;
+	atomic_store(&q->corrupt, QCOW2_SOUND);
 }
 
 int
@@ -107,7 +116,7 @@ qcow2_guarded_read(struct node *n, uint64_t off, const struct iov *dst)
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_read(n, off, dst));
+	return is_dead(q) ? -ENOMEDIUM : qcow2_corrupt_end(q, qcow2_read(n, off, dst));
 }
 
 int
@@ -115,7 +124,7 @@ qcow2_guarded_write(struct node *n, uint64_t off, const struct iov *src, unsigne
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_write(n, off, src, flags));
+	return is_dead(q) ? -ENOMEDIUM : qcow2_corrupt_end(q, qcow2_write(n, off, src, flags));
 }
 
 int
@@ -123,7 +132,7 @@ qcow2_guarded_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_zero(n, off, len, flags));
+	return is_dead(q) ? -ENOMEDIUM : qcow2_corrupt_end(q, qcow2_zero(n, off, len, flags));
 }
 
 int
@@ -131,7 +140,7 @@ qcow2_guarded_discard(struct node *n, uint64_t off, uint64_t len)
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_discard(n, off, len));
+	return is_dead(q) ? -ENOMEDIUM : qcow2_corrupt_end(q, qcow2_discard(n, off, len));
 }
 
 int
@@ -139,7 +148,7 @@ qcow2_guarded_flush(struct node *n)
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_flush(n));
+	return is_dead(q) ? -ENOMEDIUM : qcow2_corrupt_end(q, qcow2_flush(n));
 }
 
 int
@@ -148,5 +157,6 @@ qcow2_guarded_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
 {
 	struct qcow2 *q = n->state;
 
-	return is_dead(q) ? -ENOMEDIUM : leave(q, qcow2_status(n, off, len, want_zero, ret_extent));
+	return is_dead(q) ? -ENOMEDIUM
+			  : qcow2_corrupt_end(q, qcow2_status(n, off, len, want_zero, ret_extent));
 }

@@ -25,6 +25,13 @@ struct qcow2;
 int qcow2_corrupt_note(struct qcow2 *q, uint64_t off, uint64_t len, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Where a request, or a command, ends with r: the noting has its consequences.  Returns
+ * r.  Coroutine, without q->lock and the checkpoint lock. */
+int qcow2_corrupt_end(struct qcow2 *q, int r);
+
+/* After a repair, with no request under way: what was noted is so no more. */
+void qcow2_corrupt_forget(struct qcow2 *q);
+
 /* The driver's functions, with what is said above around them. */
 int qcow2_guarded_read(struct node *n, uint64_t off, const struct iov *dst);
 int qcow2_guarded_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags);

@@ -45,6 +45,7 @@
 #include "base/error.h"
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/mark.h"
 #include "block/qcow2/overlap.h"
 #include "block/qcow2/qcow2.h"
@@ -311,7 +312,7 @@ snapshot_take(struct node *n, const char *name)
 	if (!r)
 		r = take(q, name, &sound);
 	end(q, was_dirty, sound);
-	return r;
+	return qcow2_corrupt_end(q, r);
 }
 
 /* ---- dropping ---- */
@@ -380,6 +381,7 @@ drop(struct qcow2 *q, uint32_t i, struct error **errp)
 	else
 		sound = !let_go(q, &s, l1, errp);
 	end(q, was_dirty, sound);
+	(void)qcow2_corrupt_end(q, r < 0 || !sound ? -EIO : 0);
 	return r < 0 || !sound ? -1 : 0;
 }
 

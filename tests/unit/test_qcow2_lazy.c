@@ -93,6 +93,38 @@ a_kill_at_any_flush_is_repaired(void **state)
 		run(life, &bits);
 }
 
+static void
+repair(void *arg)
+{
+	struct qcow2_format f = { .size = SIZE, .version = 3, .cluster_bits = 12,
+				  .refcount_order = 4, .lazy_refcounts = true };
+	struct node *file = mem_new(), *image = q2_make(file, &f, NULL), *killed;
+	uint8_t byte = 1;
+	uint64_t table;
+
+	(void)arg;
+	assert_int_equal(node_pwrite(image, 0, &byte, 1), 0);
+	assert_int_equal(node_flush(image), 0);
+	killed = copy_of(file);
+	assert_int_equal(q2_close(image), 0);
+	table = get_be64(mem_data(killed) + 48);
+	put_be64(mem_data(killed) + table, get_be64(mem_data(killed) + table) + 512);
+	image = q2_open(killed, NULL, false, NULL);
+	assert_int_equal(qcow2_repair_dirty(image->state, NULL), 0);
+	assert_int_equal(((struct qcow2 *)image->state)->corrupt, QCOW2_SOUND);
+	assert_int_equal(node_pwrite(image, 100000, &byte, 1), 0);
+	assert_int_equal(q2_close(image), 0);
+	mem_free(killed);
+	mem_free(file);
+}
+
+static void
+what_a_repair_found_is_not_held_against_the_image(void **state)
+{
+	(void)state;
+	run(repair, NULL);
+}
+
 /* Fewer writes is what it is for. */
 static long
 calls_of(bool lazy)
@@ -135,6 +167,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CO_TEST(a_kill_at_any_flush_is_repaired),
+		CO_TEST(what_a_repair_found_is_not_held_against_the_image),
 		CO_TEST(a_flush_writes_no_counts),
 	};
 
