@@ -21,6 +21,8 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 
+import peers
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(TOP, 'build', 'test')
 # An idle machine of two cores needs a quarter of it; a busy one is no failure.
@@ -29,7 +31,7 @@ DEADLINE = time.monotonic() + float(os.environ.get('QUOIN_TEST_TIME', '3400'))
 # What the sanitizers cost: time limits are multiplied by it.
 BUILDS = collections.OrderedDict(
     plain=('build', 1), clang=('build/clang', 1), lean=('build/lean', 1),
-    asan=('build/asan', 3), tsan=('build/tsan', 8))
+    asan=('build/asan', 3), tsan=('build/tsan', 8), faults=('build/faults', 1))
 
 # name: (build it needs, kind, what, seconds on an idle machine at most)
 SUITES = collections.OrderedDict([
@@ -41,6 +43,7 @@ SUITES = collections.OrderedDict([
     ('unit-tsan', ('tsan', 'unit', r'^(?!test_(cipher|judge|key|rescue|progress|cli|json|schema|qcow2_crash|qcow2_hostile|bitmap_crash))', 300)),
     ('unit-asan', ('asan', 'unit', '.', 300)),
     ('lean', ('lean', 'pytest', ['tests/wire/test_story.py', 'tests/wire/test_images.py'], 120)),
+    ('crash', ('faults', 'crash', [[], ['--planted']], 240)),
     ('hygiene', ('plain', 'pytest', ['tests/hygiene'], 240)),
     ('unit', ('plain', 'unit', '.', 240)),
 ])
@@ -87,42 +90,53 @@ def environment(build):
     return env
 
 
+def run_tap(argv, name, limit, log, env):
+    """Run a program that speaks TAP, or none."""
+    log.write(b'== %s\n' % name.encode())
+    log.flush()
+    start = log.tell()
+    status = bounded(argv, log, limit, env)
+    log.flush()
+    with open(log.name, errors='replace') as f:
+        f.seek(start)
+        out = f.read()
+    ok = len(re.findall(r'^ok ', out, re.M))
+    skips = re.findall(r'^(?:not )?ok \d+ # SKIP (.*)', out, re.M)
+    bad = len(re.findall(r'^not ok \d+ (?!# SKIP)', out, re.M))
+    if status != 0 and bad == 0:
+        bad = 1     # a crash, a sanitizer report, or out of time
+    if status == 0 and ok == 0 and not skips:
+        ok = 1      # a program that speaks no TAP
+    why = re.findall(r'^SKIP: (.*)', out, re.M)
+    notes = ['skipped %s: %s%s' % (name, s, ': ' + why[i] if i < len(why) else '')
+             for i, s in enumerate(skips)]
+    if bad:
+        notes.append('FAILED %s (exit status %s)\n%s' % (name, status, tail(out)))
+    return Count(ok, bad, len(skips), notes)
+
+
+def add(counts):
+    return Count(*(sum(c[i] for c in counts) for i in range(3)),
+                 [n for c in counts for n in c.notes])
+
+
 def run_unit(build, pattern, limit, log, name):
     folder, slow = BUILDS[build]
     programs = subprocess.run(['make', '-s', '-C', folder, 'list-tests'], cwd=TOP, text=True,
                               capture_output=True, check=True).stdout.split()
-    passed = failed = skipped = 0
-    notes = []
     # ThreadSanitizer needs the address space laid out the usual way.
     wrap = ['setarch', '-R'] if build == 'tsan' and subprocess.run(
         ['setarch', '-R', 'true'], stderr=subprocess.DEVNULL).returncode == 0 else []
-    for program in programs:
-        if not re.search(pattern, os.path.basename(program)):
-            continue
-        log.write(b'== %s\n' % program.encode())
-        log.flush()
-        start = log.tell()
-        status = bounded([*wrap, os.path.join(TOP, folder, program)], log, 60 * slow,
-                         environment(build))
-        log.flush()
-        with open(log.name, errors='replace') as f:
-            f.seek(start)
-            out = f.read()
-        ok = len(re.findall(r'^ok ', out, re.M))
-        skips = re.findall(r'^(?:not )?ok \d+ # SKIP (.*)', out, re.M)
-        bad = len(re.findall(r'^not ok \d+ (?!# SKIP)', out, re.M))
-        if status != 0 and bad == 0:
-            bad = 1     # a crash, a sanitizer report, or out of time
-        if status == 0 and ok == 0 and not skips:
-            ok = 1      # a program that speaks no TAP
-        passed, failed, skipped = passed + ok, failed + bad, skipped + len(skips)
-        why = re.findall(r'^SKIP: (.*)', out, re.M)
-        notes += ['skipped %s: %s%s' % (os.path.basename(program), s,
-                                        ': ' + why[i] if i < len(why) else '')
-                  for i, s in enumerate(skips)]
-        if bad:
-            notes.append('FAILED %s (exit status %s)\n%s' % (program, status, tail(out)))
-    return Count(passed, failed, skipped, notes)
+    return add([run_tap([*wrap, os.path.join(TOP, folder, p)], os.path.basename(p), 60 * slow,
+                        log, environment(build))
+                for p in programs if re.search(pattern, os.path.basename(p))])
+
+
+def run_crash(build, runs, limit, log, name):
+    program = os.path.join(TOP, BUILDS[build][0], 'tests', 'sim', 'crash')
+    env = dict(environment(build), QUOIN_QEMU_IMG=peers.QEMU_IMG or '')
+    return add([run_tap([program, *argv], ' '.join(['crash', *argv]), limit, log, env)
+                for argv in runs])
 
 
 def run_pytest(build, what, limit, log, name):
@@ -162,7 +176,7 @@ def run_suite(name):
     began = time.monotonic()
     say('-- %s: running' % name)
     with open(os.path.join(LOGS, name + '.log'), 'wb') as log:
-        do = run_unit if kind == 'unit' else run_pytest
+        do = {'unit': run_unit, 'crash': run_crash, 'pytest': run_pytest}[kind]
         count = do(build, what, seconds * 4, log, name)
     with say_lock:
         print('-- %s: %d passed, %d failed, %d skipped, %d s' % (

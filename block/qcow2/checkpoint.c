@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/planted.h"
 #include "block/io.h"
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/claim.h"
@@ -28,11 +29,13 @@ int
 qcow2_barrier(struct qcow2 *q)
 {
 	/* The data first: what is flushed behind it may point there. */
-	int r = q->data_edge ? node_flush(qcow2_data_file(q)) : 0;
+	int r = 0;
 
+	if (q->data_edge && !PLANTED(no_data_file_flush))
+		r = node_flush(qcow2_data_file(q));
 	if (!r)
 		r = node_flush(qcow2_file(q));
-	if (r < 0)
+	if (r < 0 && !PLANTED(flush_forgives))
 		atomic_store(&q->failed, r);
 	return r;
 }
@@ -141,7 +144,8 @@ write_counts(struct qcow2 *q, struct snapshot *s)
 	int r = qcow2_batch_write(q, &s->refs);
 
 	if (!r && entries_of(&s->reftable)) {
-		r = qcow2_barrier(q);
+		if (!PLANTED(no_barrier_before_reftable))
+			r = qcow2_barrier(q);
 		if (!r)
 			r = write_entries(q, q->header.reftable_off, &s->reftable,
 					  s->reftable_data);
@@ -250,11 +254,17 @@ checkpoint(struct qcow2 *q, struct snapshot *s)
 
 	if (r < 0)
 		return r;
+	if (PLANTED(reuse_at_once) && s->freed && !move_freed(q, s->freed)) {
+		s->freed = 0;
+		(void)qcow2_refs_drop_now(q, true);
+	}
+	if (PLANTED(maps_before_counts))
+		r = write_maps(q, s, 0);
 	r = write_counts(q, s);
-	if (!r && maps)
+	if (!r && maps && !PLANTED(no_barrier_before_maps))
 		r = qcow2_barrier(q);
 	r = write_maps(q, s, r);
-	if (!r && s->freed)
+	if (!r && s->freed && !PLANTED(no_barrier_before_free))
 		r = qcow2_barrier(q);
 	if (!r && s->freed)
 		r = move_freed(q, s->freed);
@@ -319,7 +329,8 @@ qcow2_before_write(struct qcow2 *q)
 {
 	int r = atomic_load_explicit(&q->failed, memory_order_relaxed);
 
-	if (!r && atomic_load_explicit(&q->mark_due, memory_order_acquire))
+	if (!r && atomic_load_explicit(&q->mark_due, memory_order_acquire) &&
+	    !PLANTED(bitmap_not_in_use))
 		r = qcow2_bitmaps_before_write(q);
 	return r < 0 ? r : qcow2_throttle(q);
 }
@@ -346,7 +357,7 @@ qcow2_write_field(struct qcow2 *q, uint64_t off, const void *field, size_t len)
 {
 	int r = atomic_load(&q->failed);
 
-	if (!r)
+	if (!r && !PLANTED(no_barrier_before_field))
 		r = qcow2_barrier(q);
 	if (!r)
 		r = node_pwrite(qcow2_file(q), off, field, len);

@@ -2,6 +2,7 @@
 #include "block/qcow2/mark.h"
 
 #include "base/bytes.h"
+#include "base/planted.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/qcow2.h"
 
@@ -12,7 +13,7 @@ qcow2_mark_locked(struct qcow2 *q, uint64_t set, uint64_t clear)
 	uint8_t field[8];
 	int r;
 
-	if (q->version < 3 || marks == q->header.incompat)
+	if (q->version < 3 || marks == q->header.incompat || PLANTED(no_dirty_mark))
 		return 0;
 	put_be64(field, marks);
 	r = qcow2_write_field(q, QCOW2_OFF_INCOMPAT, field, sizeof(field));

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/planted.h"
 #include "block/io.h"
 #include "block/qcow2/claim.h"
 #include "block/qcow2/compress.h"
@@ -244,7 +245,7 @@ count_run(struct qcow2 *q, struct qcow2_slice *s, uint64_t i, uint64_t want)
 bool
 qcow2_refs_mark_used(struct qcow2 *q, uint64_t host, uint64_t len)
 {
-	bool fresh = q->fresh_known && host >= q->fresh_from;
+	bool fresh = (q->fresh_known && host >= q->fresh_from) || PLANTED(fresh_is_zero);
 
 	if (host + len > q->fresh_from)
 		q->fresh_from = host + len;
@@ -471,7 +472,7 @@ qcow2_refs_drop_now(struct qcow2 *q, bool all)
 	for (size_t i = 0; i < l->n; i++) {
 		struct qcow2_freed f = l->runs[i];
 
-		if (!all && f.epoch + 2 > safe) {
+		if (!all && f.epoch + 2 > safe && !PLANTED(reuse_under_a_reader)) {
 			l->runs[kept++] = f;
 			continue;
 		}

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/iov.h"
+#include "base/planted.h"
 #include "block/io.h"
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/checkpoint.h"
@@ -123,7 +124,7 @@ zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
 
 	if (!buf)
 		return -ENOMEM;
-	if (end == old)
+	if (end == old || PLANTED(regrow_shows_old))
 		return 0;
 	r = qcow2_map_lock(q, old, end - old, &run);
 	if (r < 0)

@@ -42,6 +42,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/planted.h"
 #include "base/error.h"
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
@@ -221,7 +222,7 @@ publish(struct qcow2 *q, const struct qcow2_snapshot *s)
 	if (q->nb_snapshots)
 		memcpy(t.list, q->snapshots, q->nb_snapshots * sizeof(*t.list));
 	t.list[q->nb_snapshots] = *s;
-	r = qcow2_walk_flags(q);
+	r = PLANTED(snapshot_keeps_copied) ? 0 : qcow2_walk_flags(q);
 	if (!r)
 		r = write_l1(q, s);
 	if (!r)

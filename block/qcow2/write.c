@@ -25,6 +25,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/iov.h"
+#include "base/planted.h"
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
 #include "block/qcow2/claim.h"
@@ -181,7 +182,7 @@ fill(struct qcow2 *q, const struct step *s)
 	if (!buf)
 		return -ENOMEM;
 	r = head_len ? read_old(q, s->lo, buf, head_len) : 0;
-	if (!r && tail_len)
+	if (!r && tail_len && !PLANTED(cow_forgets_tail))
 		r = read_old(q, s->off + s->len, buf + head_len, tail_len);
 	return r < 0 ? r : write_around(q, s, buf, head_len, buf + head_len, tail_len);
 }
@@ -216,6 +217,8 @@ step_run(struct qcow2 *q, struct qcow2_claim *claim, struct step *s)
 	end = s->guest + (s->n << q->cluster_bits);
 	if (end < claim->end)
 		qcow2_claim_shrink(q, claim, end);
+	if (PLANTED(link_before_data))
+		(void)qcow2_map_link(q, s->guest, s->host, s->n, s->lo, s->hi, &linked);
 	r = fill(q, s);
 	if (!r)
 		r = qcow2_map_link(q, s->guest, s->host, s->n, s->lo, s->hi, &linked);

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The crash tests' program; docs/crash-testing.md tells what for.
+ *
+ *     crash                      the short set; TAP on standard output
+ *     crash --minutes N          long random runs, from --seed S on
+ *     crash --replay NAME        one workload, by its name
+ *         --fault KINDS:N:ERRNO:FOR_GOOD
+ *     crash --planted            find each planted bug (--enable-faults)
+ *     crash --bug NAME           plant this one
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "aio/loop.h"
+#include "base/cleanup.h"
+#include "base/planted.h"
+#include "tests/sim/trial.h"
+
+static const struct states_plan brief = { .enumerate = 6, .samples = 24, .tears = 6, .seed = 1 };
+static const struct states_plan thorough = { .enumerate = 12, .samples = 2000, .tears = 64,
+					     .seed = 1 };
+
+struct totals {
+	struct judge_counts judged;
+	uint64_t workloads, faults;
+};
+
+static struct totals totals;
+static const char *qemu_img;
+
+static double
+seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void
+report(double since)
+{
+	double took = seconds() - since;
+
+	printf("# %llu workloads, %llu faults: %llu states judged (%.0f a second), of which "
+	       "%llu repaired, %llu of cut-off repairs, %llu written on, %llu also by qemu-img\n",
+	       (unsigned long long)totals.workloads, (unsigned long long)totals.faults,
+	       (unsigned long long)totals.judged.judged, (double)totals.judged.judged / took,
+	       (unsigned long long)totals.judged.repaired,
+	       (unsigned long long)totals.judged.repair_states,
+	       (unsigned long long)totals.judged.written,
+	       (unsigned long long)totals.judged.by_qemu);
+	fflush(stdout);
+}
+
+static void
+prepare(struct trial *t, const struct states_plan *plan)
+{
+	*t = (struct trial){ .plan = *plan, .counts = &totals.judged, .qemu_img = qemu_img };
+}
+
+static bool
+try_one(struct trial *t)
+{
+	totals.workloads++;
+	t->plan.seed = t->w.luck;
+	return trial_run(t);
+}
+
+static bool
+failed(struct trial *t)
+{
+	char fault[80] = "";
+
+	if (t->fault.nth)
+		snprintf(fault, sizeof(fault), " --fault %#x:%ld:%d:%d", t->fault.ops,
+			 t->fault.nth, -t->fault.error, t->fault.for_good);
+	fprintf(stderr, "Replay: crash --replay %s%s\n", t->w.name, fault);
+	trial_explain(t);
+	return false;
+}
+
+/* ---- sets ---- */
+
+/* Each stride-th sequence of so many steps. */
+static bool
+short_ones(unsigned steps, uint64_t stride)
+{
+	struct trial t;
+
+	for (uint64_t i = stride / 2; i < workload_shorts(steps); i += stride) {
+		prepare(&t, &brief);
+		workload_short(&t.w, steps, i);
+		if (!try_one(&t))
+			return failed(&t);
+	}
+	return true;
+}
+
+static bool
+long_ones(uint64_t from, uint64_t n, const struct states_plan *plan)
+{
+	struct trial t;
+
+	for (uint64_t i = from; i < from + n; i++) {
+		prepare(&t, plan);
+		workload_long(&t.w, i);
+		if (!try_one(&t))
+			return failed(&t);
+	}
+	return true;
+}
+
+/* The n-th call of these kinds fails, for each n that it comes to. */
+static bool
+each_call_fails(struct trial *t, unsigned ops, int error, bool for_good)
+{
+	for (long n = 1;; n++) {
+		t->fault = (struct sim_fault){ .ops = ops, .nth = n, .error = error,
+					       .for_good = for_good };
+		t->end_only = n % 5;
+		t->plan.seed = (uint64_t)n;
+		if (!trial_run(t))
+			return false;
+		if (!t->struck)
+			return true;
+		totals.faults++;
+	}
+}
+
+/* Each kind of call in each place of one workload. */
+static bool
+try_faults(struct trial *t, uint64_t number)
+{
+	static const unsigned kinds[] = { SIM_READ, SIM_WRITE | SIM_ZERO, SIM_DISCARD, SIM_FLUSH,
+					  SIM_TRUNCATE };
+	static const struct states_plan plan = { .enumerate = 2, .samples = 6, .tears = 2 };
+
+	prepare(t, &plan);
+	workload_long(&t->w, number);
+	totals.workloads++;
+	for (unsigned k = 0; k < 2 * ARRAY_SIZE(kinds); k++) {
+		bool full = (number + k) & 1, for_good = k & 1;
+
+		if (!each_call_fails(t, kinds[k / 2], full ? -ENOSPC : -EIO, for_good))
+			return false;
+	}
+	return true;
+}
+
+static bool
+faults(uint64_t from, uint64_t n)
+{
+	struct trial t;
+
+	for (uint64_t i = from; i < from + n; i++)
+		if (!try_faults(&t, i))
+			return failed(&t);
+	return true;
+}
+
+/* ---- planted bugs ---- */
+
+#ifdef ENABLE_FAULTS
+enum { HUNT_SECONDS = 30 };
+
+/* In a child: hunt the bug; the exit status says whether it was seen. */
+static void
+hunt(enum planted bug)
+{
+	double end = seconds() + HUNT_SECONDS;
+	struct trial t;
+
+	planted_now = bug;
+	if (loops_start(0, 0, NULL) < 0)
+		_exit(3);
+	for (uint64_t i = 1; seconds() < end; i++) {
+		prepare(&t, &brief);
+		if (i & 1)
+			workload_long(&t.w, i);
+		else
+			workload_short(&t.w, 3, i * 7919 % workload_shorts(3));
+		if (!try_one(&t) || (i % 8 == 3 && !try_faults(&t, i))) {
+			printf("# %s: %s: %s\n", planted_name(bug), t.w.name, t.text);
+			fflush(stdout);
+			_exit(1);
+		}
+	}
+	_exit(0);
+}
+
+static bool
+planted_bugs(void)
+{
+	unsigned missed = 0, n = 0;
+
+	for (enum planted b = PLANTED_NONE + 1; b < PLANTED_BUGS; b++) {
+		double began = seconds();
+		int status;
+		pid_t pid = fork();
+
+		if (!pid)
+			hunt(b);
+		waitpid(pid, &status, 0);
+		n++;
+		if (WIFEXITED(status) && WEXITSTATUS(status) == 1) {
+			printf("ok %u - %s found in %.1f s\n", n, planted_name(b),
+			       seconds() - began);
+		} else {
+			missed++;
+			printf("not ok %u - %s %s\n", n, planted_name(b),
+			       WIFSIGNALED(status) ? "crashed the driver" : "was not found");
+		}
+		fflush(stdout);
+	}
+	return !missed;
+}
+#else
+static bool
+planted_bugs(void)
+{
+	printf("ok 1 # SKIP this build has no planted bugs (--enable-faults)\n");
+	printf("SKIP: this build has no planted bugs (--enable-faults)\n");
+	return true;
+}
+#endif
+
+/* ---- main ---- */
+
+static bool
+tap(unsigned number, const char *what, bool ok)
+{
+	printf("%sok %u - %s\n", ok ? "" : "not ", number, what);
+	fflush(stdout);
+	return ok;
+}
+
+static bool
+short_set(void)
+{
+	bool ok = true;
+
+	ok &= tap(1, "every sequence of one step", short_ones(1, 1));
+	ok &= tap(2, "every sequence of two steps", short_ones(2, 1));
+	ok &= tap(3, "sequences of three steps", short_ones(3, 97));
+	ok &= tap(4, "random workloads", long_ones(1, 150, &brief));
+	ok &= tap(5, "faults", faults(1, 4));
+	return ok;
+}
+
+static bool
+long_set(double minutes, uint64_t seed)
+{
+	double end = seconds() + 60 * minutes;
+	uint64_t i = seed;
+
+	for (; seconds() < end; i++) {
+		if (!long_ones(i, 1, i % 8 ? &brief : &thorough) || (i % 16 == 0 && !faults(i, 1)))
+			return false;
+		for (uint64_t k = 0; k < 8 && seconds() < end; k++) {
+			struct trial t;
+
+			prepare(&t, &brief);
+			workload_short(&t.w, 3, (i * 8 + k) * 7919 % workload_shorts(3));
+			if (!try_one(&t))
+				return failed(&t);
+		}
+	}
+	printf("# seeds %llu to %llu\n", (unsigned long long)seed, (unsigned long long)i - 1);
+	return true;
+}
+
+static bool
+replay(const char *name, const char *fault)
+{
+	int error, for_good;
+	struct trial t;
+
+	prepare(&t, &thorough);
+	if (fault && sscanf(fault, "%x:%ld:%d:%d", &t.fault.ops, &t.fault.nth, &error,
+			    &for_good) == 4) {
+		t.fault.error = -error;
+		t.fault.for_good = for_good;
+	}
+	if (!workload_named(&t.w, name)) {
+		fprintf(stderr, "no workload '%s'\n", name);
+		return false;
+	}
+	workload_print(&t.w);
+	if (try_one(&t))
+		return true;
+	return failed(&t);
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "minutes", required_argument, NULL, 'm' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "replay", required_argument, NULL, 'r' },
+		{ "fault", required_argument, NULL, 'f' },
+		{ "planted", no_argument, NULL, 'p' },
+		{ "bug", required_argument, NULL, 'b' },
+		{ NULL, 0, NULL, 0 },
+	};
+	double minutes = 0, began = seconds();
+	uint64_t seed = (uint64_t)time(NULL);
+	const char *name = NULL, *fault = NULL;
+	bool planted = false, ok;
+
+	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+		if (c == 'm')
+			minutes = strtod(optarg, NULL);
+		else if (c == 's')
+			seed = strtoull(optarg, NULL, 10);
+		else if (c == 'r')
+			name = optarg;
+		else if (c == 'f')
+			fault = optarg;
+		else if (c == 'p')
+			planted = true;
+		else if (c != 'b' || !planted_plant(optarg))
+			return 2;
+	}
+	qemu_img = getenv("QUOIN_QEMU_IMG");
+	if (qemu_img && !*qemu_img)
+		qemu_img = NULL;
+	if (planted)
+		return !planted_bugs();
+	if (loops_start(0, 0, NULL) < 0)
+		return 2;
+	if (minutes > 0)
+		printf("# seed %llu\n", (unsigned long long)seed);
+	ok = name ? replay(name, fault) : minutes > 0 ? long_set(minutes, seed) : short_set();
+	report(began);
+	loops_stop();
+	return !ok;
+}

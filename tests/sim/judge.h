@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tests/sim/judge.h - is what a power cut left a good image?
+ *
+ * Each state is opened by the driver.  Its check finds no corruption, or only such as
+ * a dirty mark in the header admits and repair undoes; the guest sees what the model
+ * allows.  Of some states, and of all that leak or are marked: repair makes them clean,
+ * shows the guest the same, and so does whatever a power cut during the repair leaves;
+ * the image can be written on; qemu-img check finds no more than leaks.
+ *
+ * Context    coroutine on loop 0.
+ */
+#ifndef TESTS_SIM_JUDGE_H
+#define TESTS_SIM_JUDGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tests/sim/setup.h"
+#include "tests/sim/states.h"
+
+struct model;
+
+struct judge_counts {
+	uint64_t judged, repaired, repair_states, written, by_qemu;
+};
+
+struct judge {
+	const struct setup *setup;
+	const struct model *model;
+	struct judge_counts *counts;
+	bool nested;		/* states of a repair: the cut is the one outside */
+	long cut, covered;
+	const char *qemu_img;	/* NULL: there is none */
+	uint64_t qemu_every;	/* states */
+
+	struct sim sim;
+	struct stack stack;
+	char text[320];		/* what is wrong */
+};
+
+/* The fields up to qemu_every are set, the rest zero. */
+void judge_start(struct judge *j);
+void judge_done(struct judge *j);
+
+/* For struct states; arg is a struct judge. */
+bool judge_state(struct states *s, long cut, void *arg);
+
+#endif
