@@ -17,12 +17,13 @@ qcow2_mark_locked(struct qcow2 *q, uint64_t set, uint64_t clear)
 		return 0;
 	put_be64(field, marks);
 	r = qcow2_write_field(q, QCOW2_OFF_INCOMPAT, field, sizeof(field));
+	/* A write that failed may have been done: who needs a mark sets it again. */
 	if (r < 0)
-		return r;
+		marks = q->header.incompat & ~(set | clear);
 	qcow2_lock(q);
 	q->header.incompat = marks;
 	qcow2_unlock(q);
-	return 0;
+	return r;
 }
 
 int

@@ -5,7 +5,8 @@
  * An image of version 2 has no place for them: there nothing is done.
  *
  * Context    coroutine, without the checkpoint lock, but for the last.
- * Errors     0 or -errno; the mark is as it was, or the image has failed.
+ * Errors     0 or -errno: the disk may have the mark or not, here it counts as not
+ *            set.
  */
 #ifndef BLOCK_QCOW2_MARK_H
 #define BLOCK_QCOW2_MARK_H
