@@ -253,6 +253,7 @@ disk_flush(struct node *n)
 
 	take_time(d->sim);
 	sim_tick(d->sim);
+	d->sim->flush_failed |= r < 0;
 	for (size_t i = 0; i < d->n; i++) {
 		struct disk_event *e = &d->log[i];
 

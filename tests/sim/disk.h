@@ -58,6 +58,7 @@ struct sim {
 	struct sim_fault fault;
 	struct disk *disks[SIM_DISKS];
 	unsigned n;
+	bool flush_failed;
 	const char *wrong;		/* what the driver did that it must not; NULL: nothing */
 };
 
