@@ -57,6 +57,13 @@ def test_all_cluster_sizes_of_qcow2(tmp, cluster):
     assert same(content(tmp / 'out'), content(plain))
 
 
+def test_subclusters(tmp):
+    plain = disk(tmp / 'plain', 8)
+    image = encrypt(tmp, 'qcow2', plain, tmp / 'image', more=',extended_l2=on,cluster_size=128k')
+    assert rescue(tmp, image, tmp / 'out').status == 0
+    assert same(content(tmp / 'out'), content(plain))
+
+
 # Each algorithm, mode, generator and hash once; xts-plain64 is the default above.
 LUKS = ['cipher-alg=%s,cipher-mode=%s,ivgen-alg=%s,hash-alg=%s' % c for c in [
     ('aes-128', 'cbc', 'plain', 'sha1'), ('aes-128', 'xts', 'plain64', 'sha384'),
