@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "aio/timer.h"
 #include "aio/work.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -27,6 +28,8 @@
 enum {
 	FILE_GRAIN = 4096,
 	SECTOR = 512,
+	LOCK_TRIES = 20,
+	LOCK_WAIT_NS = 100 * 1000 * 1000,
 	DEVICE_GRAIN = 65536,
 };
 
@@ -152,6 +155,21 @@ tidy_qcow2(const struct output *o, struct node *n, struct error **errp)
 	return -1;
 }
 
+/* The kernel may still hold the locks of a run that was killed a moment ago, until the
+ * last of its requests has ended. */
+static int
+open_patiently(const struct output *o, const struct BlockdevOptions *options, struct node **ret,
+	       struct error **errp)
+{
+	for (unsigned i = 0; i < LOCK_TRIES && o->spec.partial; i++) {
+		if (node_open(options, &open_policy_default, ret, NULL) == 0)
+			return 0;
+		if (co_sleep(LOCK_WAIT_NS) < 0)
+			break;
+	}
+	return node_open(options, &open_policy_default, ret, errp);
+}
+
 static int
 open_sink(struct output *o, const struct options_place *place,
 	  const struct sink_node_options *how, struct error **errp)
@@ -162,7 +180,7 @@ open_sink(struct output *o, const struct options_place *place,
 	options = options_for_target(place, o->spec.qcow2);
 	if (!options)
 		return error_set(errp, "Cannot allocate memory");
-	if (node_open(options, &open_policy_default, &n, errp) < 0 ||
+	if (open_patiently(o, options, &n, errp) < 0 ||
 	    sink_node_new(n, how, &o->sink, errp) < 0)
 		return -1;
 	return o->spec.qcow2 && o->start && !how->read_only ? tidy_qcow2(o, n, errp) : 0;

@@ -19,31 +19,7 @@
 
 enum { OPTIONS_TEXT = 128 };
 
-/* ---- checking ---- */
-
-static struct output_spec
-flat_spec(const struct run_options *o)
-{
-	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
-				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
-				     .folder = -1, .partial = o->resume,
-				     .cluster = OUTPUT_CLUSTER };
-}
-
-int
-plan_check(const struct run_options *o, const struct image_chain *chain, struct error **errp)
-{
-	struct output_spec spec = flat_spec(o);
-	struct output_spec map = { .name = o->map, .force = o->force, .folder = -1 };
-
-	if (o->keep_chain)
-		return folder_check_place(o->target, errp);
-	if (output_check(&spec, chain, errp) < 0)
-		return -1;
-	return o->map ? output_check(&map, chain, errp) : 0;
-}
-
-/* ---- the copies ---- */
+/* ---- names ---- */
 
 static const char *
 base_name(const char *path)
@@ -65,6 +41,71 @@ layer_file(const struct image_chain *chain, unsigned i)
 			return asprintf(&ret, "%u-%s", i, name) < 0 ? NULL : ret;
 	return strdup(name);
 }
+
+/* ---- checking ---- */
+
+static struct output_spec
+flat_spec(const struct run_options *o)
+{
+	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
+				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
+				     .folder = -1, .partial = o->resume,
+				     .cluster = OUTPUT_CLUSTER };
+}
+
+static int
+check_hidden(const struct image_chain *chain, const char *path, struct error **errp)
+{
+	for (unsigned i = 0; i < chain->count; i++)
+		if (target_is_same_file(path, chain->layer[i]->dev, chain->layer[i]->ino))
+			return error_set(errp, "'%s', which --resume would write to, is to be "
+					 "read; it is never overwritten", path);
+	return 0;
+}
+
+/* What a run that can be resumed writes to by fixed names must not be what it reads. */
+static int
+check_resume(const struct run_options *o, const struct image_chain *chain, struct error **errp)
+{
+	static const char *const endings[] = { "rescue", "rescue-state", "rescue-state.new" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
+		CLEANUP(cleanup_free) char *path = target_hidden_path(o->target, endings[i]);
+
+		if (!path)
+			return error_set(errp, "Cannot allocate memory");
+		if (check_hidden(chain, path, errp) < 0)
+			return -1;
+	}
+	for (unsigned i = 0; o->keep_chain && i < chain->count; i++) {
+		CLEANUP(cleanup_free) char *folder = target_hidden_path(o->target, "rescue");
+		CLEANUP(cleanup_free) char *file = layer_file(chain, i);
+		CLEANUP(cleanup_free) char *path = NULL;
+
+		if (!folder || !file || asprintf(&path, "%s/%s", folder, file) < 0)
+			return error_set(errp, "Cannot allocate memory");
+		if (check_hidden(chain, path, errp) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int
+plan_check(const struct run_options *o, const struct image_chain *chain, struct error **errp)
+{
+	struct output_spec spec = flat_spec(o);
+	struct output_spec map = { .name = o->map, .force = o->force, .folder = -1 };
+
+	if (o->resume && check_resume(o, chain, errp) < 0)
+		return -1;
+	if (o->keep_chain)
+		return folder_check_place(o->target, errp);
+	if (output_check(&spec, chain, errp) < 0)
+		return -1;
+	return o->map ? output_check(&map, chain, errp) : 0;
+}
+
+/* ---- the copies ---- */
 
 /* A relative name with a colon would be taken for a protocol. */
 static char *

@@ -12,8 +12,8 @@ import tempfile
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, break_entry, content, create, disk, encrypt, image_opts, noise,
-                       peer_content, qemu_img, rescue, same, secret, standard, write)
+from rescuekit import (MIB, PASSWORD, break_entry, content, create, disk, encrypt, image_opts,
+                       noise, peer_content, qemu_img, rescue, same, secret, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
