@@ -77,12 +77,7 @@ try_one(struct trial *t)
 static bool
 failed(struct trial *t)
 {
-	char fault[80] = "";
-
-	if (t->fault.nth)
-		snprintf(fault, sizeof(fault), " --fault %#x:%ld:%d:%d", t->fault.ops,
-			 t->fault.nth, -t->fault.error, t->fault.for_good);
-	fprintf(stderr, "Replay: crash --replay %s%s\n", t->w.name, fault);
+	fprintf(stderr, "Replay: crash %s\n", trial_name(t));
 	trial_explain(t);
 	return false;
 }

@@ -2,10 +2,12 @@
 #include "tests/sim/trial.h"
 
 #include <assert.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "aio/loop.h"
 
@@ -59,11 +61,37 @@ run_co(void *arg)
 	world_done(&w);
 }
 
+const char *
+trial_name(const struct trial *t)
+{
+	static char text[120];
+	const struct sim_fault *f = &t->fault;
+	int at = snprintf(text, sizeof(text), "--replay %s", t->w.name);
+
+	if (f->nth)
+		snprintf(text + at, sizeof(text) - (size_t)at, " --fault %#x:%ld:%d:%d", f->ops,
+			 f->nth, -f->error, f->for_good);
+	return text;
+}
+
+static const struct trial *running;
+
+static void
+tell(int signo)
+{
+	(void)signo;
+	dprintf(STDERR_FILENO, "The driver aborted: crash %s\n", trial_name(running));
+}
+
 bool
 trial_run(struct trial *t)
 {
 	struct run r = { .t = t };
-	int err = loop_run_co(run_co, &r);
+	int err;
+
+	running = t;
+	signal(SIGABRT, tell);
+	err = loop_run_co(run_co, &r);
 
 	assert(!err);
 	return r.ok;

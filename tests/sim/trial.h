@@ -26,7 +26,10 @@ struct trial {
 	char text[800];		/* what is wrong, and where */
 };
 
-/* true: nothing is wrong. */
+/* The arguments by which t is run again; in memory that the next call overwrites. */
+const char *trial_name(const struct trial *t);
+
+/* true: nothing is wrong.  Where the driver aborts, the trial's name is printed. */
 bool trial_run(struct trial *t);
 
 /* Say what is wrong, and take away steps as long as something still is. */
