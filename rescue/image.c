@@ -26,6 +26,7 @@ enum {
 
 	INCOMPAT_DIRTY = 1 << 0,
 	INCOMPAT_CORRUPT = 1 << 1,
+	INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
 
 /* A file being looked at: its first bytes, zero behind its end. */
@@ -162,6 +163,7 @@ look_at_qcow2(struct look *l)
 
 		l->im->dirty = incompat & INCOMPAT_DIRTY;
 		l->im->corrupt = incompat & INCOMPAT_CORRUPT;
+		l->im->subclusters = incompat & INCOMPAT_EXTENDED_L2;
 		header = get_be32(l->head + 100);
 		if (header < 104 || header > l->im->cluster_size)
 			return bad(l, "the header's length is wrong");

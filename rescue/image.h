@@ -38,6 +38,7 @@ struct image {
 	char *data_file;		/* NULL: none */
 	unsigned snapshots;
 	bool dirty, corrupt;
+	bool subclusters;		/* each 32nd of a cluster can be stored or not */
 	bool is_device;			/* a block device */
 	char cipher[80];		/* LUKS: "aes-xts-plain64", sha256; else "" */
 };

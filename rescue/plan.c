@@ -126,6 +126,15 @@ becomes_qcow2(const struct run_options *o, const struct image *im)
 	return o->format == RUN_QCOW2 || im->format == IMAGE_QCOW || im->format == IMAGE_QCOW2;
 }
 
+/* The copy's clusters: what the layer has or leaves to its base as a whole. */
+static uint64_t
+layer_cluster(const struct image *im)
+{
+	if (!im->cluster_size)
+		return OUTPUT_CLUSTER;
+	return im->subclusters ? im->cluster_size / 32 : im->cluster_size;
+}
+
 static int
 plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 {
@@ -142,8 +151,7 @@ plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
 					.qcow2 = becomes_qcow2(p->o, im), .folder = -1,
 					.partial = p->o->resume,
-					.cluster = im->cluster_size ? im->cluster_size
-								    : OUTPUT_CLUSTER };
+					.cluster = layer_cluster(im) };
 	if (last)
 		return 0;
 	c->spec.backing = backing_name(p->chain, i + 1);

@@ -101,6 +101,21 @@ def test_raw_and_luks_bases_stay_raw(tmp):
     assert info(tmp, tmp / 'out' / 'image')['backing-filename-format'] == 'raw'
 
 
+def test_subclusters_that_are_not_stored_show_the_base(tmp):
+    plain, base = standard(tmp, 'qcow2')
+    base = base.rename(tmp / 'base')
+    image = create(tmp, 'qcow2', tmp / 'top', '4M',
+                   more=',extended_l2=on,backing_file=%s,backing_fmt=qcow2' % base)
+    write(tmp, '%s,%s' % (image_opts('qcow2', image), image_opts('qcow2', base, 's', 'backing.')),
+          'write -P 65 1M 2k')
+    r = rescue(tmp, '--keep-chain', '--verify', image, tmp / 'out')
+    assert r.status == 0, r.err
+    want = bytearray(content(plain))
+    want[MIB:MIB + 2048] = b'A' * 2048
+    qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'out' / 'top', tmp / 'flat')
+    assert same(content(tmp / 'flat'), bytes(want))
+
+
 def test_namesakes_are_told_apart_and_colons_are_no_protocol(tmp):
     (tmp / 'a').mkdir()
     (tmp / 'b').mkdir()
