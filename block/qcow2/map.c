@@ -315,8 +315,11 @@ make_table(struct qcow2 *q, uint64_t i)
 	q->l1[i] = host | QCOW2_COPIED;
 	qcow2_overlap_add(q, host, q->cluster_size);
 	qcow2_dirty_add(&q->l1_dirty, i, i + 1);
-	if (old)
+	if (old) {
+		/* It may have been ours alone, where a flag could not be put right. */
+		qcow2_cache_drop(q, &q->l2_cache, old, q->cluster_size);
 		qcow2_refs_drop_later(q, old, 1, QCOW2_FREE_OTHER);
+	}
 	qcow2_unlock(q);
 	return 0;
 }
