@@ -135,6 +135,10 @@ struct driver {
 	/* Judge the metadata, and repair it (block/check.h). Optional. */
 	int (*check)(struct node *n, unsigned fix, const struct check_report *report,
 		     struct check_result *ret);
+	/* Requests in flight may wait for a peer that is silent, for ever: if it owes an
+	 * answer for silent_ns, have them fail.  The node stays usable.  Coroutine on
+	 * loop 0, with requests in flight; optional. */
+	void (*give_up)(struct node *n, int64_t silent_ns);
 	/* Bytes occupied on the host. Optional; -errno or 0. */
 	int (*allocated_size)(struct node *n, uint64_t *ret_bytes);
 	const struct bitmap_ops *bitmaps;	/* NULL: it stores none */

@@ -12,6 +12,9 @@ static const struct driver *const drivers[] = {
 	&driver_file,
 	&driver_host_device,
 	&driver_luks,
+#ifdef HAVE_LIBNBD
+	&driver_nbd,
+#endif
 	&driver_null_co,
 	&driver_qcow,
 	&driver_qcow2,

@@ -10,6 +10,7 @@ extern const struct driver driver_copy_before_write;
 extern const struct driver driver_file;
 extern const struct driver driver_host_device;
 extern const struct driver driver_luks;
+extern const struct driver driver_nbd;
 extern const struct driver driver_null_co;
 extern const struct driver driver_qcow;
 extern const struct driver driver_qcow2;

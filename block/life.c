@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "block/change.h"
 #include "block/driver.h"
+#include "block/give_up.h"
 #include "block/graph.h"
 #include "block/io.h"
 #include "block/node.h"
@@ -48,14 +49,26 @@ drop_edges(struct node *n)
 	}
 }
 
+/* A peer that has been silent for so long will not answer, and the node is closed
+ * all the same. */
+#define SILENT_NS INT64_C(10000000000)
+
 /* What a client wrote and never flushed is stored, as far as that is possible: a
  * format writes back what it holds, and the last user's file is flushed. */
 static int
 store(struct node *n)
 {
-	int err = node_is_protocol(n) && !n->read_only ? node_flush(n) : 0;
-	int r = n->driver->close ? n->driver->close(n) : 0;
+	struct give_up_patience p;
+	int err, r = 0;
 
+	give_up_begin(&p, n, SILENT_NS);
+	err = node_is_protocol(n) && !n->read_only ? node_flush(n) : 0;
+	if (!node_is_protocol(n) && n->driver->close)
+		r = n->driver->close(n);
+	give_up_end(&p);
+	/* It has no children that could be silent, and may be asked no more. */
+	if (node_is_protocol(n) && n->driver->close)
+		r = n->driver->close(n);
 	return err ? err : r;
 }
 

@@ -16,6 +16,7 @@
 #define BLOCK_NODE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "block/perm.h"
@@ -60,6 +61,10 @@ void node_unpin(struct node *n);	/* takes NULL */
 int node_add(const struct BlockdevOptions *opts, const struct open_policy *policy,
 	     struct error **errp);
 int node_del(const char *name, struct error **errp);
+
+/* Fail the requests that a peer below these nodes holds up, if it has been silent for
+ * so long, be they whose they may.  Coroutine. */
+void node_give_up(struct node *const *nodes, size_t count, int64_t silent_ns);
 
 /* Close everything that the monitor owns, in reverse order; coroutine. */
 void node_close_all(void);

@@ -222,6 +222,16 @@ backup_clean(struct job *j)
 	job_drop_nodes(j);
 }
 
+/* Guests that wait for a copy go on without it, whatever becomes of the target. */
+static bool
+backup_cancel(struct job *j, bool force)
+{
+	(void)force;
+	if (of(j)->filter)
+		cbw_abandon(of(j)->filter);
+	return true;
+}
+
 static const struct job_kind backup_kind = {
 	.type = JOB_TYPE_BACKUP,
 	.size = sizeof(struct backup),
@@ -229,6 +239,7 @@ static const struct job_kind backup_kind = {
 	.commit = backup_commit,
 	.abort = backup_abort,
 	.clean = backup_clean,
+	.cancel = backup_cancel,
 };
 
 /* ---- the start ---- */

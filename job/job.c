@@ -416,6 +416,18 @@ job_use_node(struct job *j, struct node *n, struct error **errp)
 	return claim(j, n, "root", 0, PERM_ALL, NULL, NULL, errp);
 }
 
+size_t
+job_list_nodes(const struct job *j, struct node *ret_nodes[JOB_NODES_MAX])
+{
+	struct held_node *h;
+	size_t n = 0;
+
+	LIST_FOREACH(h, &j->nodes, link)
+		if (n < JOB_NODES_MAX)
+			ret_nodes[n++] = h->node;
+	return n;
+}
+
 void
 job_loosen_nodes(struct job *j)
 {

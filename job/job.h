@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 #include "aio/colock.h"
+#include "aio/timer.h"
 #include "base/list.h"
 #include "block/perm.h"
 #include "job/ratelimit.h"
@@ -82,6 +83,7 @@ struct job {
 	_Atomic bool stop;		/* pause or cancel is wanted */
 	struct co_queue kick;		/* who sleeps in the job's own coroutine */
 	struct co_queue *workers;	/* who sleeps elsewhere for it */
+	struct timer hurry;		/* since it was cancelled; job_hurry.c */
 	int ret;			/* 0 or -errno */
 	struct error *err;
 	char reason[64];		/* "block device is in use by block job: commit" */

@@ -68,6 +68,7 @@ finish(struct job *j)
 	j->group = NULL;
 	list_remove(&j->in_group);
 	job_group_unref(g);
+	timer_cancel(&j->hurry);
 	job_history_add(j);
 	job_move(j, JOB_STATUS_CONCLUDED);
 	if (j->auto_dismiss || !j->started)
@@ -90,6 +91,8 @@ request_cancel(struct job *j, bool force)
 		j->cancelled = true;
 		j->forced |= force;
 	}
+	if (j->forced && j->started && !j->done)
+		job_hurry(j);
 	job_poke(j);
 }
 

@@ -28,6 +28,16 @@ void job_dismiss(struct job *j);
 /* Recompute whether work should stop, and tell all who sleep. */
 void job_poke(struct job *j);
 
+/* The nodes that it holds, borrowed; the number, at most JOB_NODES_MAX. */
+enum { JOB_NODES_MAX = 64 };
+size_t job_list_nodes(const struct job *j, struct node *ret_nodes[JOB_NODES_MAX]);
+
+/* ---- job_hurry.c ---- */
+
+/* j was told to leave off at once: see to it that it can, until it has a group no
+ * more. */
+void job_hurry(struct job *j);
+
 /* ---- job_end.c; coroutine ---- */
 
 bool job_has_ended_work(const struct job *j);

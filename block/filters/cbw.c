@@ -157,7 +157,7 @@ keep(struct node *n, uint64_t start, uint64_t stop)
 	int err = 0;
 
 	ranges_claim(&s->copying, &claim, start, stop - start, true);
-	while (!err && next_run(s, at, stop, &off, &len)) {
+	while (!err && !atomic_load(&s->broken) && next_run(s, at, stop, &off, &len)) {
 		err = keep_run(n, off, len, &buf);
 		at = off + len;
 	}
@@ -179,6 +179,8 @@ before_write(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 	    start >= stop || !next_run(s, start, stop, &run_off, &run_len))
 		return 0;
 	err = keep(n, start, stop);
+	if (atomic_load(&s->broken))
+		return 0;
 	if (!err || s->on_error == ON_CBW_ERROR_BREAK_GUEST_WRITE)
 		return err;
 	atomic_compare_exchange_strong(&s->broken, &none, err);
@@ -518,6 +520,14 @@ cbw_skip(struct node *filter, uint64_t off, uint64_t len)
 	ranges_claim(&s->copying, &claim, off, len, true);
 	kept(s, off, len);
 	ranges_release(&s->copying, &claim);
+}
+
+void
+cbw_abandon(struct node *filter)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong(&((struct cbw *)filter->state)->broken, &none, -ECANCELED);
 }
 
 int

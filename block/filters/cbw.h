@@ -61,6 +61,9 @@ void cbw_skip(struct node *filter, uint64_t off, uint64_t len);
  * which holds len bytes.  On failure *ret_op says which side failed. */
 int cbw_copy(struct node *filter, uint64_t off, uint64_t len, bool zero, void *buf,
 	     enum IoOperationType *ret_op);
+/* The copy is not wanted any more: writers are not held up, and fail no more, for
+ * its sake.  cbw_broken() is -ECANCELED from now on. */
+void cbw_abandon(struct node *filter);
 /* What made the copy worthless (on-cbw-error=break-snapshot), or 0. */
 int cbw_broken(const struct node *filter);
 

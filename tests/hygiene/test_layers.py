@@ -24,7 +24,7 @@ LIBRARIES = {
     r'liburing': ['aio'],
     r'json(-c/.*|)\.h|json_': ['qmp', 'schema', 'cli'],
     r'nettle/': ['rescue'],
-    r'libnbd\.h': ['rescue'],
+    r'libnbd\.h': ['block', 'rescue'],
     r'systemd/': ['daemon'],
     r'gnutls/': ['aio'],
 }
