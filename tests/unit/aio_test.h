@@ -64,7 +64,7 @@ loops_teardown(void **state)
 	(void)state;
 #ifdef TEST_TSAN
 	/* A check that failed in a coroutine jumped out of it. */
-	if (__tsan_get_current_fiber() != main_fiber)
+	if (main_fiber && __tsan_get_current_fiber() != main_fiber)
 		__tsan_switch_to_fiber(main_fiber, 0);
 #endif
 	loops_stop();
