@@ -334,28 +334,13 @@ co_queue_sleep_cancellable(struct co_queue *q, struct co_waiter *w)
 	return wait_granted_cancellable(&q->word, &q->waiters, w);
 }
 
-struct limit {
-	struct timer timer;
-	struct co *co;
-	bool over;
-};
-
-static void
-limit_reached(struct timer *t)
-{
-	struct limit *limit = CONTAINER_OF(t, struct limit, timer);
-
-	limit->over = true;
-	co_wake(limit->co);
-}
-
 static int
 queue_sleep_until(struct co_queue *q, struct co_waiter *w, int64_t deadline_ns)
 {
-	struct limit limit = { .timer.fn = limit_reached, .co = co_self() };
+	struct co_limit limit = { 0 };
 	int r = 0;
 
-	timer_set(&limit.timer, deadline_ns);
+	co_limit_set(&limit, deadline_ns);
 	while (!atomic_load(&w->granted)) {
 		if (co_cancelled() || limit.over) {
 			if (give_up(&q->word, &q->waiters, w))
@@ -364,7 +349,7 @@ queue_sleep_until(struct co_queue *q, struct co_waiter *w, int64_t deadline_ns)
 		}
 		co_park();
 	}
-	timer_cancel(&limit.timer);
+	co_limit_clear(&limit);
 	return r;
 }
 

@@ -221,40 +221,24 @@ sock_nodelay(struct sock *s)
 
 /* ---- waiting ---- */
 
-struct limit {
-	struct timer timer;
-	struct co *co;
-	bool over;
-};
-
-static void
-limit_reached(struct timer *t)
-{
-	struct limit *limit = CONTAINER_OF(t, struct limit, timer);
-
-	limit->over = true;
-	co_wake(limit->co);
-}
-
 /* Until the event after the last EAGAIN. */
 static int
 wait_ready(struct sock *s, enum sock_dir which, int64_t deadline_ns)
 {
-	struct limit limit = { .timer.fn = limit_reached, .co = co_self() };
+	struct co_limit limit = { 0 };
 	struct direction *d = &s->dir[which];
 
-	assert(s->loop == loop_tls && limit.co && !d->waiter);
+	assert(s->loop == loop_tls && co_self() && !d->waiter);
 	if (!d->event)
 		return co_cancelled() ? -ECANCELED : 0;
 	if (which == SOCK_WRITE && !d->ready && event_add(d->event, NULL) < 0)
 		return -ENOMEM;
-	if (deadline_ns != INT64_MAX)
-		timer_set(&limit.timer, deadline_ns);
+	co_limit_set(&limit, deadline_ns);
 	d->waiter = limit.co;
 	while (!d->ready && !limit.over && !co_cancelled())
 		co_park();
 	d->waiter = NULL;
-	timer_cancel(&limit.timer);
+	co_limit_clear(&limit);
 	if (co_cancelled())
 		return -ECANCELED;
 	return d->ready ? 0 : -ETIMEDOUT;

@@ -197,30 +197,40 @@ timer_loop_free(struct loop *l)
 
 /* ---- sleeping ---- */
 
-struct sleeper {
-	struct timer timer;
-	struct co *co;
-	bool done;
-};
-
 static void
-sleeper_wake(struct timer *t)
+limit_reached(struct timer *t)
 {
-	struct sleeper *s = CONTAINER_OF(t, struct sleeper, timer);
+	struct co_limit *l = CONTAINER_OF(t, struct co_limit, timer);
 
-	s->done = true;
-	co_wake(s->co);
+	l->over = true;
+	co_wake(l->co);
+}
+
+void
+co_limit_set(struct co_limit *l, int64_t deadline_ns)
+{
+	l->over = false;
+	l->co = co_self();
+	l->timer.fn = limit_reached;
+	if (deadline_ns != INT64_MAX)
+		timer_set(&l->timer, deadline_ns);
+}
+
+void
+co_limit_clear(struct co_limit *l)
+{
+	timer_cancel(&l->timer);
 }
 
 int
 co_sleep(int64_t ns)
 {
-	struct sleeper s = { .timer.fn = sleeper_wake, .co = co_self() };
+	struct co_limit limit = { 0 };
 	int64_t now = clock_ns();
 
-	timer_set(&s.timer, ns < INT64_MAX - now ? now + ns : INT64_MAX);
-	while (!s.done && !co_cancelled())
+	co_limit_set(&limit, ns < INT64_MAX - now ? now + ns : INT64_MAX);
+	while (!limit.over && !co_cancelled())
 		co_park();
-	timer_cancel(&s.timer);
-	return s.done ? 0 : -ECANCELED;
+	co_limit_clear(&limit);
+	return limit.over ? 0 : -ECANCELED;
 }

@@ -44,4 +44,16 @@ void timer_set(struct timer *t, int64_t deadline_ns);
 void timer_cancel(struct timer *t);
 bool timer_pending(const struct timer *t);
 
+/* A limit to how long a coroutine waits, valid as zero bytes: when it is reached,
+ * over is true and the coroutine awake. */
+struct co_limit {
+	bool over;
+	struct co *co;			/* private */
+	struct timer timer;
+};
+
+/* For the calling coroutine; INT64_MAX: no limit.  It clears the limit before it goes on. */
+void co_limit_set(struct co_limit *l, int64_t deadline_ns);
+void co_limit_clear(struct co_limit *l);
+
 #endif

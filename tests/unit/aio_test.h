@@ -78,6 +78,25 @@ run(void (*fn)(void *), void *arg)
 	assert_int_equal(loop_run_co(fn, arg), 0);
 }
 
+/* A test that is a coroutine with a fixture of its own: what follows is its body, with
+ * var, a pointer to the fixture's type, between the statements begin and end. */
+#define FIXTURE_CASE(name, type, var, begin, end)                              \
+	static void name##_in(type *var);                                      \
+	static void name##_co(void *arg)                                       \
+	{                                                                      \
+		type fixture = { 0 }, *var = &fixture;                         \
+		(void)arg;                                                     \
+		begin;                                                         \
+		name##_in(var);                                                \
+		end;                                                           \
+	}                                                                      \
+	static void name(void **state)                                         \
+	{                                                                      \
+		(void)state;                                                   \
+		run(name##_co, NULL);                                          \
+	}                                                                      \
+	static void name##_in(type *var)
+
 /* A small generator with a seed, so that a failure can be repeated. */
 struct rng {
 	uint64_t state;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Backup and copy-before-write: the target gets the disk as it was, whatever
  * clients write meanwhile. */
-#include "tests/unit/job_test.h"
+#include "tests/unit/backup_test.h"
 
 #include <stdatomic.h>
 
@@ -10,13 +10,6 @@
 #include "tests/support/failheap.h"
 
 enum { SIZE = 5 << 20, ODD_SIZE = SIZE + 3 * 512 };
-
-struct disks {
-	struct memdisk *source, *target;
-	struct node *source_node, *target_node;
-	struct root *guest;
-	uint8_t *before;
-};
 
 static void
 scribble(uint8_t *p, size_t len, uint64_t seed)
@@ -33,31 +26,10 @@ scribble(uint8_t *p, size_t len, uint64_t seed)
 static void
 set_up(struct disks *d, uint64_t size)
 {
-	watch_jobs();
-	d->source = memdisk_new(size);
-	d->target = memdisk_new(size);
-	d->source->no_log = d->target->no_log = true;
-	d->source->yields = 1;
-	d->target->yields = 2;
+	disks_open(d, size);
 	scribble(d->source->content, size, 7);
 	d->before = malloc(size);
 	memcpy(d->before, d->source->content, size);
-	d->source_node = must_mem(d->source, "source");
-	d->target_node = must_mem(d->target, "target");
-	d->guest = must_root(d->source_node, PERM_CONSISTENT_READ | PERM_WRITE,
-			     PERM_ALL & ~(perm_set)PERM_WRITE);
-}
-
-static void
-tear_down(struct disks *d)
-{
-	assert_null(job_next(NULL));
-	root_free(d->guest);
-	node_unref(d->source_node);
-	node_unref(d->target_node);
-	memdisk_free(d->source);
-	memdisk_free(d->target);
-	free(d->before);
 }
 
 static struct BlockdevBackup
@@ -78,21 +50,7 @@ check_target(const struct disks *d)
 }
 
 #define DISK_CASE(name, size)                                                  \
-	static void name##_in(struct disks *d);                                \
-	static void name##_co(void *arg)                                       \
-	{                                                                      \
-		struct disks d = { 0 };                                        \
-		(void)arg;                                                     \
-		set_up(&d, size);                                              \
-		name##_in(&d);                                                 \
-		tear_down(&d);                                                 \
-	}                                                                      \
-	static void name(void **state)                                         \
-	{                                                                      \
-		(void)state;                                                   \
-		run(name##_co, NULL);                                          \
-	}                                                                      \
-	static void name##_in(struct disks *d)
+	FIXTURE_CASE(name, struct disks, d, set_up(d, size), disks_close(d))
 
 DISK_CASE(a_full_backup_equals_the_source, ODD_SIZE)
 {

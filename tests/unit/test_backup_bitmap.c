@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Backups that a bitmap guides: what they copy, and what becomes of the bitmap. */
-#include "tests/unit/job_test.h"
+#include "tests/unit/backup_test.h"
 
 #include <stdatomic.h>
 
@@ -9,13 +9,6 @@
 #include "tests/support/failheap.h"
 
 enum { SIZE = 5 << 20, CLUSTER = 65536, OLD = 0xee };
-
-struct disks {
-	struct memdisk *source, *target;
-	struct node *source_node, *target_node;
-	struct root *guest;
-	struct dirty_bitmap *bitmap;
-};
 
 static void
 add_bitmap(struct disks *d)
@@ -29,30 +22,10 @@ add_bitmap(struct disks *d)
 static void
 set_up(struct disks *d)
 {
-	watch_jobs();
-	d->source = memdisk_new(SIZE);
-	d->target = memdisk_new(SIZE);
-	d->source->no_log = d->target->no_log = true;
-	d->source->yields = 1;
-	d->target->yields = 2;
-	d->source_node = must_mem(d->source, "source");
-	d->target_node = must_mem(d->target, "target");
+	disks_open(d, SIZE);
 	memset(d->source->content, 0x11, SIZE);
 	memset(d->target->content, OLD, SIZE);
-	d->guest = must_root(d->source_node, PERM_CONSISTENT_READ | PERM_WRITE,
-			     PERM_ALL & ~(perm_set)PERM_WRITE);
 	add_bitmap(d);
-}
-
-static void
-tear_down(struct disks *d)
-{
-	assert_null(job_next(NULL));
-	root_free(d->guest);
-	node_unref(d->source_node);
-	node_unref(d->target_node);
-	memdisk_free(d->source);
-	memdisk_free(d->target);
 }
 
 static void
@@ -99,22 +72,7 @@ check_equal(const struct disks *d)
 	assert_memory_equal(d->source->content, d->target->content, SIZE);
 }
 
-#define CASE(name)                                                             \
-	static void name##_in(struct disks *d);                                \
-	static void name##_co(void *arg)                                       \
-	{                                                                      \
-		struct disks d = { 0 };                                        \
-		(void)arg;                                                     \
-		set_up(&d);                                                    \
-		name##_in(&d);                                                 \
-		tear_down(&d);                                                 \
-	}                                                                      \
-	static void name(void **state)                                         \
-	{                                                                      \
-		(void)state;                                                   \
-		run(name##_co, NULL);                                          \
-	}                                                                      \
-	static void name##_in(struct disks *d)
+#define CASE(name) FIXTURE_CASE(name, struct disks, d, set_up(d), disks_close(d))
 
 CASE(only_clusters_with_marks_are_copied)
 {

@@ -150,22 +150,7 @@ tear_down(struct chain *c)
 	free(c->model);
 }
 
-#define CHAIN_CASE(name)                                                       \
-	static void name##_in(struct chain *c);                                \
-	static void name##_co(void *arg)                                       \
-	{                                                                      \
-		struct chain c = { 0 };                                        \
-		(void)arg;                                                     \
-		set_up(&c);                                                    \
-		name##_in(&c);                                                 \
-		tear_down(&c);                                                 \
-	}                                                                      \
-	static void name(void **state)                                         \
-	{                                                                      \
-		(void)state;                                                   \
-		run(name##_co, NULL);                                          \
-	}                                                                      \
-	static void name##_in(struct chain *c)
+#define CHAIN_CASE(name) FIXTURE_CASE(name, struct chain, c, set_up(c), tear_down(c))
 
 static struct block_commit_args
 commit(const char *top, const char *base)
