@@ -61,7 +61,7 @@ static struct options {
 	uint32_t block;
 	unsigned write_percent;
 	unsigned flush_every;	/* a flush after so many writes; 0: never */
-	bool sequential, structured, json;
+	bool sequential, structured, busy, json;
 	double seconds;
 	uint64_t count;		/* requests of each client; 0: until seconds are over */
 	uint64_t region;	/* bytes from the start that are used; 0: all */
@@ -481,7 +481,7 @@ run_client(void *arg)
 				receive(c, MSG_DONTWAIT);
 		}
 		if (c->n_idle < opt.depth)
-			receive(c, 0);
+			receive(c, opt.busy ? MSG_DONTWAIT : 0);
 	}
 	return NULL;
 }
@@ -562,6 +562,8 @@ static const char usage_text[] =
 	"  --flush-every N    a flush after N writes (0: never)\n"
 	"  --sequential       each client walks through its share of the disk\n"
 	"  --structured       negotiate structured replies\n"
+	"  --busy             ask the socket again and again instead of sleeping: what\n"
+	"                     a round trip costs without the client's own wake\n"
 	"  --region SIZE      use the first SIZE bytes only\n"
 	"  --seconds S        stop after S seconds (5)\n"
 	"  --count N          stop after N requests of each client\n"
@@ -580,7 +582,8 @@ parse_options(int argc, char **argv)
 		{ "region", 1, NULL, 'r' },	 { "seconds", 1, NULL, 't' },
 		{ "count", 1, NULL, 'n' },	 { "seed", 1, NULL, 'x' },
 		{ "server-pid", 1, NULL, 'p' },	 { "json", 0, NULL, 'j' },
-		{ "help", 0, NULL, 'h' },	 { 0 },
+		{ "busy", 0, NULL, 'B' },	 { "help", 0, NULL, 'h' },
+		{ 0 },
 	};
 	int o;
 
@@ -594,6 +597,7 @@ parse_options(int argc, char **argv)
 		case 'f': opt.flush_every = (unsigned)atoi(optarg); break;
 		case 's': opt.sequential = true; break;
 		case 'S': opt.structured = true; break;
+		case 'B': opt.busy = true; break;
 		case 'r': opt.region = size_arg(optarg); break;
 		case 't': opt.seconds = atof(optarg); break;
 		case 'n': opt.count = size_arg(optarg); break;
