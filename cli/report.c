@@ -103,23 +103,25 @@ layer_object(struct report *r, const struct image *im)
 		add_text(r, o, "cipher", im->cipher);
 	if (im->backing)
 		add_text(r, o, "backing-filename", im->backing);
+	if (im->data)
+		add_text(r, o, "data-file", im->data->filename);
 	return o;
 }
 
 static struct json_object *
-lost_object(struct report *r, const struct image_chain *chain, const struct lost_range *lost)
+lost_object(struct report *r, const struct copy *c, const struct lost_range *lost)
 {
 	struct json_object *o = json_object_new_object();
 
 	add_number(r, o, "offset", lost->off);
 	add_number(r, o, "length", lost->len);
-	add_text(r, o, "filename", chain->layer[lost->layer]->filename);
+	add_text(r, o, "filename", copy_blamed(c, lost));
 	add_text(r, o, "reason", lost_why_text(lost->why));
 	return o;
 }
 
 static struct json_object *
-copy_object(struct report *r, const struct image_chain *chain, struct copy *c)
+copy_object(struct report *r, struct copy *c)
 {
 	struct json_object *o = json_object_new_object(), *lost = json_object_new_array();
 
@@ -137,7 +139,7 @@ copy_object(struct report *r, const struct image_chain *chain, struct copy *c)
 		add_text(r, o, "verified", c->verified);
 	add_number(r, o, "lost-bytes", lost_bytes(&c->lost));
 	for (size_t i = 0; i < c->lost.n; i++)
-		append(r, lost, lost_object(r, chain, &c->lost.range[i]));
+		append(r, lost, lost_object(r, c, &c->lost.range[i]));
 	add(r, o, "lost", lost);
 	return o;
 }
@@ -212,7 +214,7 @@ report_take(const struct run_view *v, void *report)
 	for (unsigned i = 0; i < v->chain->count; i++)
 		append(r, layers, layer_object(r, v->chain->layer[i]));
 	for (unsigned i = 0; i < v->plan->count; i++)
-		append(r, copies, copy_object(r, v->chain, &v->plan->copy[i]));
+		append(r, copies, copy_object(r, &v->plan->copy[i]));
 	add(r, r->top, "layers", layers);
 	add(r, r->top, "copies", copies);
 	if (v->error)

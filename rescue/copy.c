@@ -65,6 +65,16 @@ source_name(const struct copy *c)
 	return c->chain->layer[c->layer]->filename;
 }
 
+const char *
+copy_blamed(const struct copy *c, const struct lost_range *r)
+{
+	const struct image *im = c->chain->layer[r->layer];
+	/* Anything else is of the tables, or lies with them. */
+	bool is_content = r->why == LOST_UNREADABLE || r->why == LOST_BEYOND_END;
+
+	return is_content && im->data ? im->data->filename : im->filename;
+}
+
 static int
 explain(const struct copy *c, const struct pipeline *p, int err, struct error **errp)
 {
@@ -80,8 +90,7 @@ explain(const struct copy *c, const struct pipeline *p, int err, struct error **
 		error_set_errno(errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk",
 				source_name(c), p->error_at);
 		if (err != -ENOMEM)
-			error_append(errp, " (%s: %s)",
-				     c->chain->layer[p->error_cause.layer]->filename,
+			error_append(errp, " (%s: %s)", copy_blamed(c, &p->error_cause),
 				     lost_why_text(p->error_cause.why));
 	}
 	return -1;

@@ -53,6 +53,9 @@ int copy_run(struct copy *c, struct error **errp);
  * output_finish(). */
 int copy_verify(struct copy *c, struct error **errp);
 
+/* The file at fault for a lost range. */
+const char *copy_blamed(const struct copy *c, const struct lost_range *r);
+
 void copy_stop(struct copy *c);
 
 /* What was not published is gone. */

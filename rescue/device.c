@@ -89,14 +89,14 @@ loops_over(const char *path, dev_t dev, ino_t ino)
 int
 device_check_source(const char *path, const struct image_chain *chain, struct error **errp)
 {
+	const struct image *im;
 	struct stat st;
 
 	if (stat(path, &st) < 0) {
 		error_set_errno(errp, errno, "Could not look at '%s'", path);
 		return -1;
 	}
-	for (unsigned i = 0; i < chain->count; i++) {
-		const struct image *im = chain->layer[i];
+	for (unsigned i = 0; (im = image_chain_file(chain, i)); i++) {
 		struct stat source;
 
 		if (stat(im->filename, &source) < 0)

@@ -19,7 +19,7 @@ bool device_is(const char *path);
  * closed.  In use already, or too small: an error. */
 int device_claim(const char *path, uint64_t size, int *ret_fd, struct error **errp);
 
-/* An error if a layer of chain is on it: the same device, by whatever name; the disk
+/* An error if a file of chain is on it: the same device, by whatever name; the disk
  * that it is a partition of, or the reverse; a file that is made a device by a loop. */
 int device_check_source(const char *path, const struct image_chain *chain,
 			struct error **errp);

@@ -26,6 +26,7 @@ enum {
 
 	INCOMPAT_DIRTY = 1 << 0,
 	INCOMPAT_CORRUPT = 1 << 1,
+	INCOMPAT_DATA_FILE = 1 << 2,
 	INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
 
@@ -163,6 +164,7 @@ look_at_qcow2(struct look *l)
 
 		l->im->dirty = incompat & INCOMPAT_DIRTY;
 		l->im->corrupt = incompat & INCOMPAT_CORRUPT;
+		l->im->external_data = incompat & INCOMPAT_DATA_FILE;
 		l->im->subclusters = incompat & INCOMPAT_EXTENDED_L2;
 		header = get_be32(l->head + 100);
 		if (header < 104 || header > l->im->cluster_size)
@@ -246,8 +248,8 @@ open_image(const char *filename, struct image *im, int *ret_fd, struct error **e
 	return 0;
 }
 
-int
-image_read(const char *filename, struct image **ret, struct error **errp)
+static int
+read_image(const char *filename, bool raw, struct image **ret, struct error **errp)
 {
 	CLEANUP(image_freep) struct image *im = calloc(1, sizeof(*im));
 	CLEANUP(cleanup_close) int fd = -1;
@@ -261,7 +263,7 @@ image_read(const char *filename, struct image **ret, struct error **errp)
 	if (open_image(filename, im, &fd, errp) < 0)
 		return -1;
 	l.fd = fd;
-	if (pread(fd, l.head, sizeof(l.head), 0) < 0) {
+	if (!raw && pread(fd, l.head, sizeof(l.head), 0) < 0) {
 		error_set_errno(errp, errno, "Could not read '%s'", filename);
 		return -1;
 	}
@@ -269,6 +271,18 @@ image_read(const char *filename, struct image **ret, struct error **errp)
 		return -1;
 	*ret = STEAL(im);
 	return 0;
+}
+
+int
+image_read(const char *filename, struct image **ret, struct error **errp)
+{
+	return read_image(filename, false, ret, errp);
+}
+
+int
+image_read_raw(const char *filename, struct image **ret, struct error **errp)
+{
+	return read_image(filename, true, ret, errp);
 }
 
 void
@@ -280,6 +294,7 @@ image_free(struct image *im)
 	free(im->backing);
 	free(im->backing_format);
 	free(im->data_file);
+	image_free(im->data);
 	free(im);
 }
 
@@ -304,100 +319,14 @@ image_format_name(enum image_format f)
 }
 
 char *
-image_backing_path(const struct image *im)
+image_path_beside(const struct image *im, const char *name)
 {
 	const char *slash = strrchr(im->filename, '/');
 	char *path;
 
-	if (im->backing[0] == '/' || !slash)
-		return strdup(im->backing);
-	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - im->filename), im->filename,
-		     im->backing) < 0)
+	if (name[0] == '/' || !slash)
+		return strdup(name);
+	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - im->filename), im->filename, name) < 0)
 		return NULL;
 	return path;
-}
-
-/* ---- chains ---- */
-
-/* Believe what the overlay recorded of its backing file's format. */
-static int
-believe_format(struct image *im, const char *recorded, struct error **errp)
-{
-	if (!recorded || !strcmp(recorded, image_format_name(im->format)))
-		return 0;
-	if (strcmp(recorded, "raw"))
-		return error_set(errp, "%s is said to be a %s image by what is based on it, but "
-				 "looks like %s", im->filename, recorded,
-				 image_format_name(im->format));
-	im->format = IMAGE_RAW;
-	im->encryption = CIPHER_NONE;
-	im->virtual_size = im->file_size;
-	im->cluster_size = 0;
-	free(im->backing);
-	im->backing = NULL;
-	return 0;
-}
-
-static bool
-contains(const struct image_chain *chain, const struct image *im)
-{
-	for (unsigned i = 0; i < chain->count; i++)
-		if (chain->layer[i]->dev == im->dev && chain->layer[i]->ino == im->ino)
-			return true;
-	return false;
-}
-
-static int
-add_layer(struct image_chain *chain, const char *path, const char *format, struct error **errp)
-{
-	CLEANUP(image_freep) struct image *im = NULL;
-
-	if (chain->count == IMAGE_CHAIN_MAX)
-		return error_set(errp, "The chain of backing files has more than %d images",
-				 IMAGE_CHAIN_MAX);
-	if (image_read(path, &im, errp) < 0 || believe_format(im, format, errp) < 0)
-		return -1;
-	if (contains(chain, im))
-		return error_set(errp, "%s is, through its backing files, based on itself", path);
-	chain->layer[chain->count++] = STEAL(im);
-	return 0;
-}
-
-int
-image_chain_read(const char *filename, struct image_chain *ret, struct error **errp)
-{
-	struct image_chain chain = { .count = 0 };
-
-	if (add_layer(&chain, filename, NULL, errp) < 0)
-		goto fail;
-	for (;;) {
-		struct image *im = chain.layer[chain.count - 1];
-		CLEANUP(cleanup_free) char *path = NULL;
-
-		if (!im->backing)
-			break;
-		path = image_backing_path(im);
-		if (!path) {
-			no_memory(errp);
-			goto fail;
-		}
-		if (add_layer(&chain, path, im->backing_format, errp) < 0) {
-			error_prepend(errp, "The backing file of %s: ", im->filename);
-			goto fail;
-		}
-	}
-	*ret = chain;
-	return 0;
-
-fail:
-	image_chain_done(&chain);
-	return -1;
-}
-
-void
-image_chain_done(struct image_chain *chain)
-{
-	for (unsigned i = 0; i < chain->count; i++)
-		image_free(chain->layer[i]);
-	chain->count = 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rescue/image.h - what an image file says of itself.
  *
- * Reads headers only, and never opens what they name, but for image_chain().
+ * Reads headers only, and never opens what they name, but for image_chain_read().
  * It locks nothing, so what it says of an image in use may be out of date.
  *
  * Units      bytes.
@@ -35,7 +35,9 @@ struct image {
 	ino_t ino;
 	char *backing;			/* as the header has it; NULL: none */
 	char *backing_format;		/* NULL: the header does not say */
-	char *data_file;		/* NULL: none */
+	char *data_file;		/* as the header has it; NULL: none */
+	bool external_data;		/* what the guest stored is in a data file */
+	struct image *data;		/* that file, of an image in a chain; NULL: none */
 	unsigned snapshots;
 	bool dirty, corrupt;
 	bool subclusters;		/* each 32nd of a cluster can be stored or not */
@@ -44,14 +46,16 @@ struct image {
 };
 
 int image_read(const char *filename, struct image **ret, struct error **errp);
+/* The same of a file whose first bytes are not to be believed: raw. */
+int image_read_raw(const char *filename, struct image **ret, struct error **errp);
 void image_free(struct image *im);	/* takes NULL */
 void image_freep(struct image **im);
 
 const char *image_format_name(enum image_format f);
 
-/* The path of im's backing file: what the header names, literally, from im's own
- * folder.  Malloc'ed; NULL on no memory. */
-char *image_backing_path(const struct image *im);
+/* The path of what the header names, literally, from im's own folder.  Malloc'ed; NULL
+ * on no memory. */
+char *image_path_beside(const struct image *im, const char *name);
 
 /* An image with all that stands behind it, the topmost first. */
 struct image_chain {
@@ -59,9 +63,17 @@ struct image_chain {
 	unsigned count;
 };
 
-/* Read filename's header and those of its backing files in turn.  A recorded
- * backing format is believed; where none is, the first bytes decide. */
+/* Read filename's header and those of its backing files in turn, and find the data
+ * files.  A recorded backing format is believed; where none is, the first bytes decide. */
 int image_chain_read(const char *filename, struct image_chain *ret, struct error **errp);
+
+/* All files that are read for a chain, its images and what they keep elsewhere.  NULL:
+ * there are no more than i. */
+const struct image *image_chain_file(const struct image_chain *chain, unsigned i);
+/* The one of them that this is, or that path leads to by whatever name or link; NULL:
+ * none. */
+const struct image *image_chain_find(const struct image_chain *chain, dev_t dev, ino_t ino);
+const struct image *image_chain_at(const struct image_chain *chain, const char *path);
 void image_chain_done(struct image_chain *chain);	/* takes one of zero bytes */
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "block/driver.h"
 #include "block/io.h"
 #include "block/node.h"
 #include "block/open.h"
@@ -85,7 +86,7 @@ decryptor_decrypt(void *key, uint64_t guest, uint64_t host, void *buf, size_t le
 
 	/* A file that was cut off reads as zeroes behind its end, which would become
 	 * noise. */
-	if (l->file && round_down(host + len - 1, CIPHER_SECTOR) >= node_size(l->file))
+	if (l->stored && round_down(host + len - 1, CIPHER_SECTOR) >= node_size(l->stored))
 		return -ENODATA;
 	if (l->capture)
 		capture(l->capture, guest, buf, len);
@@ -101,7 +102,7 @@ decryptor_forget(void *key)
 {
 	struct layer *l = key;
 
-	l->node = l->file = NULL;
+	l->node = l->stored = l->file = NULL;
 }
 
 const struct decryptor layer_decryptor = {
@@ -129,6 +130,15 @@ layer_done(struct layers *all)
 	all->count = 0;
 }
 
+static void
+bind(struct layer *l, struct node *n)
+{
+	struct edge *data = edge_find(n, "data-file");
+
+	l->node = n;
+	l->stored = data ? data->child : node_file(n);
+}
+
 int
 layer_bind(struct layers *all, const struct image_chain *chain, struct node *top,
 	   struct error **errp)
@@ -141,7 +151,7 @@ layer_bind(struct layers *all, const struct image_chain *chain, struct node *top
 			return error_set(errp, "%s was changed while it was looked at",
 					 chain->layer[i]->filename);
 		if (next < all->count && all->layer[next].image == chain->layer[i])
-			all->layer[next++].node = n;
+			bind(&all->layer[next++], n);
 		n = node_backing_skip(n);
 	}
 	return 0;

@@ -29,6 +29,7 @@ struct layer {
 	const struct image *image;
 	struct node *node;		/* borrowed; once bound */
 	struct cipher *cipher;		/* NULL: no key yet */
+	struct node *stored;		/* borrowed; the file that has the data; once bound */
 	struct node *file;		/* borrowed; where a LUKS header is */
 	uint64_t header, header_len;	/* ... and at what offset */
 	struct layer_capture *capture;	/* where ciphertext goes; NULL: nowhere */

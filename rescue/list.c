@@ -10,6 +10,19 @@
 #include "rescue/image.h"
 #include "rescue/progress.h"
 
+/* Where an image keeps its data elsewhere, and whether that is all there. */
+static void
+print_data(const struct image *im, FILE *to)
+{
+	char size[PROGRESS_BYTES];
+
+	fprintf(to, "\n    data in %s", im->data->filename);
+	if (im->data->file_size >= im->virtual_size)
+		return;
+	progress_format_bytes(im->data->file_size, size);
+	fprintf(to, ", which is shorter than the disk: %s", size);
+}
+
 static void
 print_layer(const struct image *im, FILE *to)
 {
@@ -23,6 +36,8 @@ print_layer(const struct image *im, FILE *to)
 		fprintf(to, "encrypted: %s", cipher_kind_name(im->encryption));
 	if (*im->cipher)
 		fprintf(to, " (%s)", im->cipher);
+	if (im->data)
+		print_data(im, to);
 	if (im->snapshots)
 		fprintf(to, ", %u internal snapshots", im->snapshots);
 	if (im->backing)

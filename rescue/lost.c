@@ -178,8 +178,8 @@ print_name(FILE *to, const char *name)
 }
 
 void
-lost_print_map(struct lost *l, uint64_t size, const char *(*layer_name)(void *, unsigned),
-	       void *user, FILE *to)
+lost_print_map(struct lost *l, uint64_t size,
+	       const char *(*blamed)(void *user, const struct lost_range *r), void *user, FILE *to)
 {
 	uint64_t at = 0;
 
@@ -190,7 +190,7 @@ lost_print_map(struct lost *l, uint64_t size, const char *(*layer_name)(void *, 
 		const struct lost_range *r = &l->range[i];
 
 		fprintf(to, "# 0x%08" PRIX64 "  0x%08" PRIX64 "  ", r->off, r->len);
-		print_name(to, layer_name(user, r->layer));
+		print_name(to, blamed(user, r));
 		fprintf(to, ": %s\n", lost_why_text(r->why));
 	}
 	fputs("# current_pos  current_status  current_pass\n", to);

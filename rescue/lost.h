@@ -55,8 +55,9 @@ uint64_t lost_bytes(struct lost *l);
 /* "the compressed data does not unpack", for people */
 const char *lost_why_text(enum lost_why why);
 
-/* The mapfile of a disk of this size.  layer_name tells what a layer is called. */
-void lost_print_map(struct lost *l, uint64_t size, const char *(*layer_name)(void *, unsigned),
-		    void *user, FILE *to);
+/* The mapfile of a disk of this size.  blamed tells which file is at fault for a range. */
+void lost_print_map(struct lost *l, uint64_t size,
+		    const char *(*blamed)(void *user, const struct lost_range *r), void *user,
+		    FILE *to);
 
 #endif

@@ -48,6 +48,16 @@ file_ref(const struct options_place *place)
 	return ref;
 }
 
+/* An image's file, to be read. */
+static struct BlockdevRef *
+image_ref(const struct image *im)
+{
+	const struct options_place place = { im->filename, .device = im->is_device,
+					     .read_only = true };
+
+	return file_ref(&place);
+}
+
 /* Disks are walked from one end to the other, which needs few tables at a time; the
  * default would let a chain of large images take more memory than all the rest. */
 static void
@@ -81,7 +91,6 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
 	struct BlockdevRef **file;
 	struct BlockdevRefOrNull **backing = NULL;
-	struct options_place place = { im->filename, .device = im->is_device, .read_only = true };
 
 	if (!o)
 		return NULL;
@@ -97,6 +106,8 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 		file = &o->u.qcow2.file;
 		backing = &o->u.qcow2.backing;
 		limit_caches(&o->u.qcow2);
+		if (im->data && !(o->u.qcow2.data_file = image_ref(im->data)))
+			return NULL;
 		break;
 	case IMAGE_LUKS:
 		o->driver = BLOCKDEV_DRIVER_LUKS;
@@ -106,7 +117,7 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 		o->driver = BLOCKDEV_DRIVER_RAW;
 		file = &o->u.raw.file;
 	}
-	*file = file_ref(&place);
+	*file = image_ref(im);
 	if (!*file)
 		return NULL;
 	if (backing) {

@@ -56,6 +56,7 @@ output_kind_of(const char *name)
 static int
 check_stream(const struct image_chain *chain, struct error **errp)
 {
+	const struct image *same;
 	struct stat st;
 
 	if (fstat(STDOUT_FILENO, &st) < 0) {
@@ -64,23 +65,21 @@ check_stream(const struct image_chain *chain, struct error **errp)
 	}
 	if (isatty(STDOUT_FILENO))
 		return error_set(errp, "Standard output is a terminal; a disk is not written to it");
-	for (unsigned i = 0; i < chain->count; i++)
-		if (chain->layer[i]->dev == st.st_dev && chain->layer[i]->ino == st.st_ino)
-			return error_set(errp, "Standard output is the same file as '%s', which is "
-					 "to be read", chain->layer[i]->filename);
+	same = image_chain_find(chain, st.st_dev, st.st_ino);
+	if (same)
+		return error_set(errp, "Standard output is the same file as '%s', which is to be "
+				 "read", same->filename);
 	return 0;
 }
 
 static int
 check_file(const struct output_spec *spec, const struct image_chain *chain, struct error **errp)
 {
-	for (unsigned i = 0; i < chain->count; i++) {
-		const struct image *im = chain->layer[i];
+	const struct image *same = image_chain_at(chain, spec->name);
 
-		if (target_is_same_file(spec->name, im->dev, im->ino))
-			return error_set(errp, "'%s' is the same file as '%s', which is to be "
-					 "read; it is never overwritten", spec->name, im->filename);
-	}
+	if (same)
+		return error_set(errp, "'%s' is the same file as '%s', which is to be read; it is "
+				 "never overwritten", spec->name, same->filename);
 	return target_check_place(spec->name, spec->force, errp);
 }
 

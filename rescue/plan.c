@@ -56,10 +56,9 @@ flat_spec(const struct run_options *o)
 static int
 check_hidden(const struct image_chain *chain, const char *path, struct error **errp)
 {
-	for (unsigned i = 0; i < chain->count; i++)
-		if (target_is_same_file(path, chain->layer[i]->dev, chain->layer[i]->ino))
-			return error_set(errp, "'%s', which --resume would write to, is to be "
-					 "read; it is never overwritten", path);
+	if (image_chain_at(chain, path))
+		return error_set(errp, "'%s', which --resume would write to, is to be read; it is "
+				 "never overwritten", path);
 	return 0;
 }
 
@@ -307,15 +306,13 @@ plan_record(struct plan *p, struct error **errp)
 /* ---- publishing ---- */
 
 static const char *
-layer_name(void *user, unsigned layer)
+blamed(void *user, const struct lost_range *r)
 {
-	const struct image_chain *chain = user;
-
-	return chain->layer[layer]->filename;
+	return copy_blamed(user, r);
 }
 
 static int
-print_map(struct plan *p, struct copy *c, struct target *t, struct error **errp)
+print_map(struct copy *c, struct target *t, struct error **errp)
 {
 	int fd = dup(target_fd(t));
 	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
@@ -325,7 +322,7 @@ print_map(struct plan *p, struct copy *c, struct target *t, struct error **errp)
 		cleanup_close(&fd);
 		return error_set(errp, "Cannot allocate memory");
 	}
-	lost_print_map(&c->lost, node_size(c->source), layer_name, (void *)(uintptr_t)p->chain, f);
+	lost_print_map(&c->lost, node_size(c->source), blamed, c, f);
 	bad = ferror(f);
 	if (fclose(f) == 0 && !bad)
 		return 0;
@@ -347,7 +344,7 @@ leave_map(struct plan *p, struct copy *c, struct error **errp)
 	} else {
 		r = target_new(p->o->map, p->o->force, &t, errp);
 	}
-	if (r < 0 || print_map(p, c, t, errp) < 0 || target_sync(t, errp) < 0)
+	if (r < 0 || print_map(c, t, errp) < 0 || target_sync(t, errp) < 0)
 		return -1;
 	return target_publish(t, errp);
 }

@@ -62,7 +62,7 @@ fail(const struct resume *r, struct error **errp)
 /* ---- what it is bound to ---- */
 
 static int
-describe_layer(const struct image *im, unsigned i, FILE *to, struct error **errp)
+describe_file(const struct image *im, unsigned i, FILE *to, struct error **errp)
 {
 	CLEANUP(cleanup_free) uint8_t *head = malloc(HEADER);
 	CLEANUP(cleanup_close) int fd = open(im->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -85,7 +85,7 @@ describe_layer(const struct image *im, unsigned i, FILE *to, struct error **errp
 	/* A device's time is that of its name. */
 	if (im->is_device)
 		st.st_mtim = (struct timespec){ 0, 0 };
-	fprintf(to, "layer %u %" PRIu64 " %" PRIi64 ".%09ld %s\n", i, im->file_size,
+	fprintf(to, "file %u %" PRIu64 " %" PRIi64 ".%09ld %s\n", i, im->file_size,
 		(int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, hex);
 	return 0;
 }
@@ -111,6 +111,7 @@ static int
 describe(struct resume *r, const struct image_chain *chain, const struct layers *layers,
 	 const char *options, struct error **errp)
 {
+	const struct image *im;
 	size_t len;
 	FILE *to = open_memstream(&r->bound, &len);
 	int ret = 0;
@@ -118,8 +119,8 @@ describe(struct resume *r, const struct image_chain *chain, const struct layers 
 	if (!to)
 		return no_memory(errp);
 	fprintf(to, "options %s\n", options);
-	for (unsigned i = 0; i < chain->count && ret == 0; i++)
-		ret = describe_layer(chain->layer[i], i, to, errp);
+	for (unsigned i = 0; ret == 0 && (im = image_chain_file(chain, i)); i++)
+		ret = describe_file(im, i, to, errp);
 	for (unsigned i = 0; i < layers->count && ret == 0; i++)
 		describe_key(r, &layers->layer[i], i, to);
 	if (fclose(to) != 0 && ret == 0)

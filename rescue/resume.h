@@ -3,7 +3,7 @@
  *
  * Beside the partial target stands a state, ".NAME.rescue-state".  It says up to where
  * each copy is done, which was on stable storage before it was written down, and what
- * of that was lost.  And it says what it was done from and how: each layer's size, time
+ * of that was lost.  And it says what it was done from and how: each file's size, time
  * and first bytes, a check of each key, and the options.  Another run takes it up only
  * if all of that is the same.
  *

@@ -375,11 +375,3 @@ target_publish(struct target *t, struct error **errp)
 	t->hidden = NULL;
 	return fsync(t->dir) < 0 ? fail(t, errp, "write to disk the name of") : 0;
 }
-
-bool
-target_is_same_file(const char *path, dev_t dev, ino_t ino)
-{
-	struct stat st;
-
-	return stat(path, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
-}

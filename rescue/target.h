@@ -63,7 +63,4 @@ int target_sync(struct target *t, struct error **errp);
  * never replaces what has come to be there meanwhile. */
 int target_publish(struct target *t, struct error **errp);
 
-/* Does path lead to this file, by whatever name or link?  false: or to none. */
-bool target_is_same_file(const char *path, dev_t dev, ino_t ino);
-
 #endif

@@ -27,7 +27,7 @@ parse_image(const uint8_t *data, size_t len)
 		abort();
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (image_read(path, &im, &err) == 0 && im->backing)
-		free(image_backing_path(im));
+		free(image_path_beside(im, im->backing));
 	image_free(im);
 }
 

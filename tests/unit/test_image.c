@@ -246,6 +246,87 @@ test_loops_and_missing_layers_are_errors(void **state)
 	assert_non_null(strstr(error_text(missing), "/c: "));
 }
 
+/* An image of version 3 that keeps its data in another file. */
+static void
+make_external(const char *data_file)
+{
+	uint8_t *ext = head + 104;
+
+	make_qcow2(1, NULL, NULL);
+	put_be64(head + 72, 1 << 2);
+	put_be32(ext, 0x44415441);
+	put_be32(ext + 4, (uint32_t)strlen(data_file));
+	memcpy(ext + 8, data_file, strlen(data_file));
+}
+
+static void
+test_a_data_file_is_raw_and_beside_the_image(void **state)
+{
+	struct image_chain chain = { 0 };
+
+	make_qcow2(3, NULL, NULL);	/* no sound header, and none at all for its image */
+	put_file("data", head, sizeof(head));
+	make_external("data");
+	put_file("image", head, sizeof(head));
+	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	assert_int_equal(chain.count, 1);
+	assert_string_equal(chain.layer[0]->data->filename, path_of("data"));
+	assert_int_equal(chain.layer[0]->data->file_size, sizeof(head));
+	assert_ptr_equal(image_chain_file(&chain, 1), chain.layer[0]->data);
+	assert_null(image_chain_file(&chain, 2));
+	image_chain_done(&chain);
+}
+
+static void
+test_a_data_file_of_another_folder_is_ambiguous(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	struct image_chain chain = { 0 };
+	char old[4096], other[64];
+
+	snprintf(other, sizeof(other), "%s/other", dir);
+	make_external("twice");
+	put_file("image", head, sizeof(head));
+	put_file("twice", head, sizeof(head));
+	assert_int_equal(mkdir(other, 0700), 0);
+	put_file("other/twice", head, sizeof(head));
+	assert_non_null(getcwd(old, sizeof(old)));
+	assert_int_equal(chdir(other), 0);
+	assert_int_equal(image_chain_read(path_of("image"), &chain, &err), -1);
+	assert_non_null(strstr(error_text(err), "go to the folder of the right one"));
+	assert_int_equal(chdir(dir), 0);
+	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	image_chain_done(&chain);
+	assert_int_equal(chdir(old), 0);
+}
+
+static void
+test_links_to_a_file_are_seen_through(void **state)
+{
+	static const char *const names[] = { "image", "soft", "hard", "data-soft" };
+	struct image_chain chain = { 0 };
+	char fd_path[128];
+	int fd;
+
+	make_external("data");
+	put_file("data", head, sizeof(head));
+	put_file("image", head, sizeof(head));
+	assert_int_equal(symlink("image", path_of("soft")), 0);
+	assert_int_equal(symlink("data", path_of("data-soft")), 0);
+	fd = open(path_of("image"), O_RDONLY);
+	snprintf(fd_path, sizeof(fd_path), "%s", path_of("image"));
+	assert_int_equal(link(fd_path, path_of("hard")), 0);
+	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		assert_non_null(image_chain_at(&chain, path_of(names[i])));
+	snprintf(fd_path, sizeof(fd_path), "/proc/self/fd/%d", fd);
+	assert_ptr_equal(image_chain_at(&chain, fd_path), chain.layer[0]);
+	assert_null(image_chain_at(&chain, path_of("other")));
+	assert_null(image_chain_at(&chain, path_of("nothing")));
+	close(fd);
+	image_chain_done(&chain);
+}
+
 static void
 test_what_is_no_file_is_refused(void **state)
 {
@@ -282,6 +363,9 @@ main(void)
 		cmocka_unit_test(test_every_short_file_is_raw_or_an_error),
 		cmocka_unit_test(test_a_chain_believes_recorded_formats),
 		cmocka_unit_test(test_loops_and_missing_layers_are_errors),
+		cmocka_unit_test(test_a_data_file_is_raw_and_beside_the_image),
+		cmocka_unit_test(test_a_data_file_of_another_folder_is_ambiguous),
+		cmocka_unit_test(test_links_to_a_file_are_seen_through),
 		cmocka_unit_test(test_what_is_no_file_is_refused),
 	};
 

@@ -97,9 +97,9 @@ test_any_order_of_adding_covers_the_same(void **state)
 }
 
 static const char *
-name(void *user, unsigned layer)
+name(void *user, const struct lost_range *r)
 {
-	return layer ? "base\n# 0x0 evil" : "top";
+	return r->layer ? "base\n# 0x0 evil" : "top";
 }
 
 static void

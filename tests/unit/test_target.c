@@ -200,23 +200,6 @@ test_room_is_asked_for(void **state)
 }
 
 static void
-test_links_to_a_file_are_seen_through(void **state)
-{
-	struct stat st;
-
-	put_file(path_of("file"), "x");
-	assert_int_equal(stat(path_of("file"), &st), 0);
-	assert_int_equal(symlink("file", path_of("soft")), 0);
-	assert_int_equal(link(path_of("file"), path_of("hard")), 0);
-	assert_true(target_is_same_file(path_of("soft"), st.st_dev, st.st_ino));
-	assert_true(target_is_same_file(path_of("hard"), st.st_dev, st.st_ino));
-	assert_false(target_is_same_file(path_of("other"), st.st_dev, st.st_ino));
-	unlink(path_of("file"));
-	unlink(path_of("soft"));
-	unlink(path_of("hard"));
-}
-
-static void
 test_a_partial_one_outlives_the_run_and_is_taken_up(void **state)
 {
 	struct target *t = NULL;
@@ -300,7 +283,6 @@ main(void)
 		cmocka_unit_test(test_what_came_meanwhile_is_left_alone),
 		cmocka_unit_test(test_only_regular_files_are_replaced),
 		cmocka_unit_test(test_room_is_asked_for),
-		cmocka_unit_test(test_links_to_a_file_are_seen_through),
 		cmocka_unit_test(test_a_partial_one_outlives_the_run_and_is_taken_up),
 		cmocka_unit_test(test_a_folder_appears_when_published),
 		cmocka_unit_test(test_a_folder_given_up_leaves_nothing),
