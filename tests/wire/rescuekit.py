@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 
+import images
 import peers
 import quoin
 
@@ -16,10 +17,11 @@ PASSWORD = 'geheim und lang genug'
 
 
 def qemu_img(tmp, *argv, **kw):
-    """qemu-img to its end.  Its LUKS gives up when its clock is too coarse for
-    the little time that it shall take; it is asked again then."""
+    """qemu-img to its end.  Without quick_luks(), its LUKS gives up when its clock is too
+    coarse for the little time that it shall take; it is asked again then."""
     for _ in range(20):
-        r = quoin.run(peers.QEMU_IMG, *argv, tmp=tmp, limit=120 * quoin.SLOW, **kw)
+        r = quoin.run(peers.QEMU_IMG, *argv, tmp=tmp, limit=120 * quoin.SLOW,
+                      env=images.quick_luks(), **kw)
         if 'Unable to get accurate CPU usage' not in r.err:
             break
     assert r.status == 0, (argv, r)
