@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <nettle/ctr.h>
 #include <nettle/nettle-meta.h>
+#include <nettle/version.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -52,6 +53,9 @@ static const struct {
 	{ "serpent", &nettle_serpent192 }, { "serpent", &nettle_serpent256 },
 	{ "twofish", &nettle_twofish128 }, { "twofish", &nettle_twofish192 },
 	{ "twofish", &nettle_twofish256 }, { "cast5", &nettle_cast128 },
+#if NETTLE_VERSION_MAJOR > 3 || NETTLE_VERSION_MINOR >= 9
+	{ "sm4", &nettle_sm4 },
+#endif
 };
 
 const struct cipher_spec cipher_qcow_aes = { .alg = "aes", .mode = "cbc", .ivgen = "plain64" };

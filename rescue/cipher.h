@@ -21,10 +21,10 @@ struct cipher;
 struct error;
 
 struct cipher_spec {
-	const char *alg;	/* aes, serpent, twofish, cast5 */
+	const char *alg;	/* aes, serpent, twofish, cast5; sm4 if nettle has it */
 	const char *mode;	/* cbc, xts, ecb, ctr */
 	const char *ivgen;	/* plain, plain64, essiv; ecb: not used */
-	const char *ivhash;	/* essiv only: sha1, sha224, sha256, sha384, sha512, ripemd160 */
+	const char *ivhash;	/* essiv only: see rescue/hash.h */
 };
 
 /* What qcow and qcow2 images of crypt_method 1 use, with a key of 16 bytes. */

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <nettle/nettle-meta.h>
+#include <nettle/version.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -14,6 +15,10 @@ hash_find(const char *name)
 	static const struct nettle_hash *const all[] = {
 		&nettle_sha1,	&nettle_sha224, &nettle_sha256,
 		&nettle_sha384, &nettle_sha512, &nettle_ripemd160,
+		&nettle_md5,
+#if NETTLE_VERSION_MAJOR > 3 || NETTLE_VERSION_MINOR >= 8
+		&nettle_sm3,
+#endif
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)

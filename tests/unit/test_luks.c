@@ -120,8 +120,8 @@ test_names_and_lengths(void **state)
 	put_be32(header + 108, LUKS_KEY_MAX + 1);
 	refuse("keys of 65 bytes");
 	make_header();
-	memcpy(header + 72, "md5\0\0\0", 6);
-	refuse("hash md5 is not supported");
+	memcpy(header + 72, "md4\0\0\0", 6);
+	refuse("hash md4 is not supported");
 	make_header();
 	memset(header + 8, 0, 32);
 	refuse("no cipher");

@@ -64,30 +64,6 @@ def test_subclusters(tmp):
     assert same(content(tmp / 'out'), content(plain))
 
 
-# Each algorithm, mode, generator and hash once; xts-plain64 is the default above.
-LUKS = ['cipher-alg=%s,cipher-mode=%s,ivgen-alg=%s,hash-alg=%s' % c for c in [
-    ('aes-128', 'cbc', 'plain', 'sha1'), ('aes-128', 'xts', 'plain64', 'sha384'),
-    ('serpent-256', 'xts', 'plain64', 'sha512'), ('twofish-256', 'cbc', 'plain64', 'sha224'),
-    ('cast5-128', 'cbc', 'plain64', 'ripemd160')]] + [
-    'cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha256']
-
-
-@pytest.mark.parametrize('kind, options', [('luks', o) for o in LUKS] + [('qcow2-luks', LUKS[-1])])
-def test_every_cipher_of_luks(tmp, kind, options):
-    plain = disk(tmp / 'plain', 4)
-    if kind == 'qcow2-luks':
-        options = re.sub(r'(^|,)', r'\1encrypt.', options)
-    try:
-        image = encrypt(tmp, kind, plain, tmp / 'image', more=',' + options)
-    except AssertionError as e:
-        if 'not supported' in str(e) or 'Unsupported' in str(e):
-            pytest.skip('this qemu-img was built without it: ' + options)
-        raise
-    r = rescue(tmp, image, tmp / 'out')
-    assert r.status == 0, r.err
-    assert same(content(tmp / 'out'), content(plain))
-
-
 def test_preallocated_space_reads_as_the_peer_reads_it(tmp):
     """Clusters that were never written are decrypted too, and so become noise."""
     image = create(tmp, 'qcow2', tmp / 'image', '8M', more=',preallocation=metadata')
