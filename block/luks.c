@@ -81,14 +81,14 @@ luks_open(struct node *n, struct opener *op, struct error **errp)
 		return -1;
 	layer.filename = node_filename(file->child);
 	layer.file = file->child;
-	layer.header_length = node_size(file->child);
+	layer.header_length = min_u64(l->payload, node_size(file->child));
 	layer.depth = opener_depth(op);
 	atomic_store(&n->size, node_size(file->child));
 	if (opener_encrypted(op, n, &layer, &key, errp) < 0)
 		return -1;
 	if (!key)
 		return 0;	/* refused in the end */
-	return open_payload(n, op, key, layer.header_length, errp);
+	return open_payload(n, op, key, node_size(file->child), errp);
 }
 
 static int

@@ -221,6 +221,8 @@ conclude(struct search *s, struct error **errp)
 	if (s->is_luks) {
 		error_set(errp, "%s: the key is wrong: " EITHER_WAY ", opens no key slot", file,
 			  s->best_origin);
+		if (*s->luks.damage)
+			error_append(errp, "; but the header is damaged: %s", s->luks.damage);
 		return KEYRING_WRONG;
 	}
 	if (s->ring->accept_unverified) {

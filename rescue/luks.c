@@ -11,7 +11,9 @@
 #include <nettle/memops.h>
 #include <nettle/nettle-meta.h>
 #include <nettle/pbkdf2.h>
+#include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -21,7 +23,13 @@
 #include "rescue/hash.h"
 #include "rescue/secret.h"
 
-enum { SECTOR = 512, SLOT_ENABLED = 0x00ac71f3, SLOT_DISABLED = 0x0000dead };
+enum {
+	SECTOR = 512,
+	SLOTS_AT = 208,
+	SLOT_LEN = 48,
+	SLOT_ENABLED = 0x00ac71f3,
+	SLOT_DISABLED = 0x0000dead,
+};
 
 /* ---- the header ---- */
 
@@ -59,28 +67,72 @@ material_len(const struct luks *l)
 	return round_up((uint64_t)l->key_len * LUKS_STRIPES, SECTOR);
 }
 
-static int
-parse_slot(const uint8_t *h, uint64_t area, const struct luks *l, struct luks_slot *s,
-	   struct error **errp)
+/* A slot that makes no sense is passed over: the others are as good as before. */
+static void __attribute__((format(printf, 3, 4)))
+pass_over(struct luks *l, unsigned slot, const char *fmt, ...)
 {
-	uint32_t state = get_be32(h);
+	va_list ap;
+	int n;
+
+	if (*l->damage)
+		return;
+	n = snprintf(l->damage, sizeof(l->damage), "key slot %u ", slot);
+	va_start(ap, fmt);
+	vsnprintf(l->damage + n, sizeof(l->damage) - (size_t)n, fmt, ap);
+	va_end(ap);
+}
+
+static void
+parse_slot(struct luks *l, unsigned i, const uint8_t *h, uint64_t area)
+{
+	uint32_t state = get_be32(h), iterations = get_be32(h + 4), stripes = get_be32(h + 44);
+	uint64_t material = (uint64_t)get_be32(h + 40) * SECTOR;
+	struct luks_slot *s = &l->slot[i];
 
 	if (state == SLOT_DISABLED)
+		return;
+	if (state != SLOT_ENABLED) {
+		pass_over(l, i, "is in no legal state");
+	} else if (!iterations || iterations > LUKS_ITERATIONS_MAX) {
+		pass_over(l, i, "wants %u iterations", iterations);
+	} else if (stripes != LUKS_STRIPES) {
+		pass_over(l, i, "has %u stripes", stripes);
+	} else if (material < LUKS_HEADER || !range_within(material, material_len(l), area)) {
+		pass_over(l, i, "lies outside of the header");
+	} else {
+		s->iterations = iterations;
+		s->material = material;
+		memcpy(s->salt, h + 8, sizeof(s->salt));
+	}
+}
+
+/* Of two slots that overlap one is sound at most; the passphrase tells. */
+static void
+find_overlap(struct luks *l)
+{
+	for (unsigned i = 0; i < LUKS_SLOTS; i++)
+		for (unsigned k = 0; k < i; k++)
+			if (l->slot[i].iterations && l->slot[k].iterations &&
+			    l->slot[i].material < l->slot[k].material + material_len(l) &&
+			    l->slot[k].material < l->slot[i].material + material_len(l))
+				pass_over(l, i, "overlaps key slot %u", k);
+}
+
+static int
+parse_slots(struct luks *l, const uint8_t *h, uint64_t area, struct error **errp)
+{
+	unsigned usable = 0;
+
+	for (unsigned i = 0; i < LUKS_SLOTS; i++) {
+		parse_slot(l, i, h + (size_t)SLOT_LEN * i, area);
+		usable += l->slot[i].iterations != 0;
+	}
+	find_overlap(l);
+	if (usable)
 		return 0;
-	if (state != SLOT_ENABLED)
-		return error_set(errp, "Not a sound LUKS header: a key slot is in no legal state");
-	s->iterations = get_be32(h + 4);
-	memcpy(s->salt, h + 8, sizeof(s->salt));
-	s->material = (uint64_t)get_be32(h + 40) * SECTOR;
-	if (!s->iterations || s->iterations > LUKS_ITERATIONS_MAX)
-		return error_set(errp, "Not a sound LUKS header: %u iterations are wanted to open "
-				 "a key slot", s->iterations);
-	if (get_be32(h + 44) != LUKS_STRIPES)
-		return error_set(errp, "Not a sound LUKS header: a key slot has %u stripes",
-				 get_be32(h + 44));
-	if (s->material < LUKS_HEADER || !range_within(s->material, material_len(l), area))
-		return error_set(errp, "Not a sound LUKS header: a key slot lies outside of it");
-	return 0;
+	if (*l->damage)
+		return error_set(errp, "Not a sound LUKS header: %s", l->damage);
+	return error_set(errp, "No key slot of the LUKS header is used, so no passphrase opens it");
 }
 
 int
@@ -109,9 +161,8 @@ luks_parse(const uint8_t h[LUKS_HEADER], uint64_t area, struct luks *ret, struct
 	if (!l.digest_iterations || l.digest_iterations > LUKS_ITERATIONS_MAX)
 		return error_set(errp, "Not a sound LUKS header: %u iterations are wanted to check "
 				 "a key", l.digest_iterations);
-	for (unsigned i = 0; i < LUKS_SLOTS; i++)
-		if (parse_slot(h + 208 + (size_t)48 * i, area, &l, &l.slot[i], errp) < 0)
-			return -1;
+	if (parse_slots(&l, h + SLOTS_AT, area, errp) < 0)
+		return -1;
 	*ret = l;
 	return 0;
 }

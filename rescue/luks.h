@@ -26,7 +26,7 @@ enum {
 };
 
 struct luks_slot {
-	uint32_t iterations;		/* 0: the slot is not used */
+	uint32_t iterations;		/* 0: the slot is not used, or unsound */
 	uint8_t salt[32];
 	uint64_t material;		/* offset from the header's start */
 };
@@ -38,10 +38,11 @@ struct luks {
 	uint32_t digest_iterations;
 	uint64_t payload;		/* offset; means nothing within qcow2 */
 	struct luks_slot slot[LUKS_SLOTS];
+	char damage[80];		/* why a slot is not used that seems to be; "": none */
 };
 
 /* Understand a header in an area, which holds the key material too, of this
- * length. */
+ * length.  At least one slot can be used then. */
 int luks_parse(const uint8_t header[LUKS_HEADER], uint64_t area, struct luks *ret,
 	       struct error **errp);
 

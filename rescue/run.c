@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "aio/co.h"
@@ -169,6 +170,14 @@ watch_signals(struct run *r)
 
 /* ---- source ---- */
 
+/* Drivers say what is wrong with an image, and not always with which. */
+static void
+name_source(const struct run *r)
+{
+	if (r->errp && *r->errp && !strstr(error_text(*r->errp), r->o->source))
+		error_prepend(r->errp, "%s: ", r->o->source);
+}
+
 static int
 open_source(struct run *r)
 {
@@ -178,8 +187,10 @@ open_source(struct run *r)
 
 	if (!o)
 		return error_set(r->errp, "Cannot allocate memory");
-	if (node_open(o, &policy, &r->source_node, r->errp) < 0)
+	if (node_open(o, &policy, &r->source_node, r->errp) < 0) {
+		name_source(r);
 		return -1;
+	}
 	/* Nobody may write while we read: as qemu-img convert has it. */
 	if (root_new(r->source_node, "root", PERM_CONSISTENT_READ,
 		     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL, NULL, &r->source,
