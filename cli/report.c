@@ -10,7 +10,9 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
+#include "rescue/cipher.h"
 #include "rescue/image.h"
+#include "rescue/keyring.h"
 #include "rescue/plan.h"
 #include "rescue/run.h"
 
@@ -85,7 +87,54 @@ append(struct report *r, struct json_object *to, struct json_object *value)
 /* ---- the parts ---- */
 
 static struct json_object *
-layer_object(struct report *r, const struct image *im)
+structure_object(struct report *r, const struct signature *sig)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_text(r, o, "name", sig->name);
+	add_number(r, o, "offset", sig->base * CIPHER_SECTOR);
+	return o;
+}
+
+static struct json_object *
+evidence_object(struct report *r, const struct judge_report *j)
+{
+	struct json_object *o = json_object_new_object(), *structures = json_object_new_array();
+
+	add_text(r, o, "verdict", judge_verdict_name(j->verdict));
+	add_number(r, o, "sampled-sectors", j->sampled);
+	add_number(r, o, "noise-sectors", j->noise);
+	add_number(r, o, "odd-sectors", j->odd);
+	add_number(r, o, "clear-sectors", j->clear);
+	add_number(r, o, "zero-sectors", j->zero);
+	add_number(r, o, "text-sectors", j->text);
+	add_number(r, o, "unencrypted-sectors", j->unencrypted);
+	add(r, o, "boot-mark", json_object_new_boolean(j->signatures.boot_mark));
+	for (unsigned i = 0; i < j->signatures.count; i++)
+		append(r, structures, structure_object(r, &j->signatures.found[i]));
+	add(r, o, "structures", structures);
+	return o;
+}
+
+static struct json_object *
+key_object(struct report *r, const struct keyring_finding *f)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_text(r, o, "state", keyring_state_name(f));
+	if (*f->origin) {
+		add_text(r, o, "origin", f->origin);
+		add_text(r, o, "form", key_form_name(f->form));
+	}
+	if (f->slot >= 0)
+		add_number(r, o, "slot", (uint64_t)f->slot);
+	if (f->judged)
+		add(r, o, "evidence", evidence_object(r, &f->report));
+	return o;
+}
+
+static struct json_object *
+layer_object(struct report *r, const struct image *im, const struct keyring_finding *key)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -105,6 +154,8 @@ layer_object(struct report *r, const struct image *im)
 		add_text(r, o, "backing-filename", im->backing);
 	if (im->data)
 		add_text(r, o, "data-file", im->data->filename);
+	if (key)
+		add(r, o, "key", key_object(r, key));
 	return o;
 }
 
@@ -212,7 +263,7 @@ report_take(const struct run_view *v, void *report)
 	if (v->o->target)
 		add_text(r, r->top, "target", v->o->target);
 	for (unsigned i = 0; i < v->chain->count; i++)
-		append(r, layers, layer_object(r, v->chain->layer[i]));
+		append(r, layers, layer_object(r, v->chain->layer[i], keyring_find(v->o->keys, i)));
 	for (unsigned i = 0; i < v->plan->count; i++)
 		append(r, copies, copy_object(r, &v->plan->copy[i]));
 	add(r, r->top, "layers", layers);

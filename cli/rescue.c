@@ -38,6 +38,9 @@ static const char help[] =
 	"                               write nothing\n"
 	"      --key-file FILE          the password is all of FILE\n"
 	"      --key-fd N               the password is all that descriptor N gives\n"
+	"      --key-credential NAME    the password is a credential of systemd's\n"
+	"      --layer N                key options behind this are for layer N only; the\n"
+	"                               topmost is 0; all ends it\n"
 	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
 	"                               right: if it is wrong, TARGET will be noise\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
@@ -62,6 +65,9 @@ enum {
 	OPT_LIST = 256,
 	OPT_KEY_FILE,
 	OPT_KEY_FD,
+	OPT_KEY_CREDENTIAL,
+	OPT_LAYER,
+	OPT_BARE_KEY,
 	OPT_FORMAT,
 	OPT_ACCEPT,
 	OPT_VERIFY,
@@ -77,6 +83,14 @@ static const struct option long_options[] = {
 	{ "list", no_argument, NULL, OPT_LIST },
 	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
 	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
+	{ "key-credential", required_argument, NULL, OPT_KEY_CREDENTIAL },
+	{ "layer", required_argument, NULL, OPT_LAYER },
+	/* What people try that nobody should. */
+	{ "key", optional_argument, NULL, OPT_BARE_KEY },
+	{ "object", optional_argument, NULL, OPT_BARE_KEY },
+	{ "passphrase", optional_argument, NULL, OPT_BARE_KEY },
+	{ "password", optional_argument, NULL, OPT_BARE_KEY },
+	{ "secret", optional_argument, NULL, OPT_BARE_KEY },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
 	{ "keep-chain", no_argument, NULL, OPT_KEEP_CHAIN },
@@ -97,6 +111,7 @@ enum { PARSE_HELP = -1, PARSE_OK = 0 };
 /* What --json asked for; NULL: nothing. */
 static struct report *the_report;
 static bool quiet;
+static int keys_for = KEY_ANY_LAYER;	/* the layer that --layer named last */
 
 static void
 say(const char *line)
@@ -114,31 +129,69 @@ complain(const char *what, const char *arg)
 	return RUN_USAGE;
 }
 
+/* A number from 0 to INT_MAX and nothing else; -1: it is none. */
+static int
+parse_number(const char *arg)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(arg, &end, 10);
+	return errno || end == arg || *end || n < 0 || n > INT_MAX ? -1 : (int)n;
+}
+
+static int
+read_key(int opt, const char *arg, struct key **ret, struct error **errp)
+{
+	switch (opt) {
+	case OPT_KEY_FD:
+		return key_read_fd(parse_number(arg), ret, errp);
+	case OPT_KEY_CREDENTIAL:
+		return key_read_credential(arg, ret, errp);
+	default:
+		return key_read_file(arg, ret, errp);
+	}
+}
+
 static int
 add_key(struct keyring *ring, int opt, const char *arg)
 {
 	CLEANUP(error_freep) struct error *err = NULL;
 	struct key *key = NULL;
-	char *end;
-	long fd;
-	int r;
 
 	ring->ask = false;
-	if (opt == OPT_KEY_FD) {
-		errno = 0;
-		fd = strtol(arg, &end, 10);
-		if (errno || end == arg || *end || fd < 0 || fd > INT_MAX)
-			return complain("this is no file descriptor: ", arg);
-		r = key_read_fd((int)fd, &key, &err);
-	} else {
-		r = key_read_file(arg, &key, &err);
+	if (opt == OPT_KEY_FD && parse_number(arg) < 0)
+		return complain("this is no file descriptor: ", arg);
+	if (read_key(opt, arg, &key, &err) == 0) {
+		key->layer = keys_for;
+		if (keyring_add(ring, key, &err) == 0)
+			return PARSE_OK;
 	}
-	if (r == 0)
-		r = keyring_add(ring, key, &err);
-	if (r == 0)
-		return PARSE_OK;
 	fprintf(stderr, "quoin rescue: %s\n", error_text(err));
 	return RUN_FAILED;
+}
+
+static int
+set_layer(const char *arg)
+{
+	bool all = !strcmp(arg, "all");
+
+	keys_for = all ? KEY_ANY_LAYER : parse_number(arg);
+	if (!all && keys_for < 0)
+		return complain("a layer is a number, 0 for the topmost, or all; not ", arg);
+	return PARSE_OK;
+}
+
+/* Not the place for a key; what stands behind it is not read, let alone printed. */
+static int
+refuse_bare_key(void)
+{
+	fputs("quoin rescue: a password is never taken from the command line, where every user of "
+	      "this machine can\nsee it and the shell remembers it.  Let it be asked for, or use "
+	      "--key-file, --key-fd or --key-credential.\n"
+	      "If you just gave yours, it should count as known to others.\n", stderr);
+	return RUN_USAGE;
 }
 
 static int
@@ -162,7 +215,12 @@ take_option(struct run_options *o, bool *list, int opt)
 		return PARSE_OK;
 	case OPT_KEY_FILE:
 	case OPT_KEY_FD:
+	case OPT_KEY_CREDENTIAL:
 		return add_key(o->keys, opt, optarg);
+	case OPT_LAYER:
+		return set_layer(optarg);
+	case OPT_BARE_KEY:
+		return refuse_bare_key();
 	case OPT_FORMAT:
 		return set_format(o, optarg);
 	case OPT_ACCEPT:

@@ -45,15 +45,22 @@ is_text(const uint8_t data[512])
 	return true;
 }
 
+/* What is clear before it is decrypted was never encrypted: preallocated space, or an
+ * old program that forgot to. */
+void
+judge_prepare(struct judge_sample *samples, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		samples[i].unencrypted = is_clear(judge_measure(samples[i].data));
+}
+
 static void
 count_sample(const struct cipher *c, const struct judge_sample *s, struct judge_report *r)
 {
 	uint8_t plain[512];
 	unsigned measure;
 
-	/* What is clear before it is decrypted was never encrypted: preallocated
-	 * space, or an old program that forgot to. */
-	if (is_clear(judge_measure(s->data))) {
+	if (s->unencrypted) {
 		r->unencrypted++;
 		return;
 	}
@@ -117,12 +124,12 @@ describe_signatures(struct writer *w, const struct signatures *sig)
 }
 
 static void
-describe(struct judge_report *r, const struct signatures *sig)
+describe(struct judge_report *r)
 {
 	struct writer w = { .buf = r->evidence, .size = sizeof(r->evidence) };
 	size_t odd = r->odd;
 
-	describe_signatures(&w, sig);
+	describe_signatures(&w, &r->signatures);
 	if (r->sampled && odd) {
 		put(&w, "%zu of %zu sampled sectors are not noise", odd, r->sampled);
 		if (r->zero || r->text)
@@ -134,7 +141,7 @@ describe(struct judge_report *r, const struct signatures *sig)
 	} else {
 		put(&w, "no sampled sector holds ciphertext");
 	}
-	if (r->verdict == VERDICT_UNKNOWN && sig->boot_mark)
+	if (r->verdict == VERDICT_UNKNOWN && r->signatures.boot_mark)
 		put(&w, ", though the first ends in a boot mark");
 	if (r->unencrypted)
 		put(&w, "; %zu more were never encrypted", r->unencrypted);
@@ -159,13 +166,13 @@ read_plain(void *user, uint64_t sector, uint8_t data[512])
 }
 
 static enum verdict
-decide(const struct judge_report *r, const struct signatures *sig)
+decide(const struct judge_report *r)
 {
-	if (sig->count || r->clear || r->odd >= ODD_ENOUGH)
+	if (r->signatures.count || r->clear || r->odd >= ODD_ENOUGH)
 		return VERDICT_PLAUSIBLE;
 	if (!r->sampled && !r->unencrypted)
 		return VERDICT_PLAUSIBLE;	/* nothing is encrypted: any key will do */
-	if (r->odd || sig->boot_mark || r->sampled < JUDGE_ENOUGH)
+	if (r->odd || r->signatures.boot_mark || r->sampled < JUDGE_ENOUGH)
 		return VERDICT_UNKNOWN;
 	return VERDICT_IMPLAUSIBLE;
 }
@@ -175,14 +182,13 @@ judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 	  const struct judge_disk *disk, struct judge_report *ret)
 {
 	struct lookup l = { .cipher = c, .disk = disk };
-	struct signatures sig;
 
 	*ret = (struct judge_report){ 0 };
 	for (size_t i = 0; i < n; i++)
 		count_sample(c, &samples[i], ret);
-	signature_search(read_plain, &l, disk->sectors, &sig);
-	ret->verdict = decide(ret, &sig);
-	describe(ret, &sig);
+	signature_search(read_plain, &l, disk->sectors, &ret->signatures);
+	ret->verdict = decide(ret);
+	describe(ret);
 }
 
 const char *
@@ -191,7 +197,7 @@ judge_verdict_name(enum verdict v)
 	static const char *const names[] = {
 		[VERDICT_PLAUSIBLE] = "plausible",
 		[VERDICT_IMPLAUSIBLE] = "implausible",
-		[VERDICT_UNKNOWN] = "cannot be judged",
+		[VERDICT_UNKNOWN] = "not-judged",
 	};
 
 	return names[v];

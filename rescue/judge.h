@@ -37,6 +37,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rescue/signature.h"
+
 struct cipher;
 
 enum {
@@ -50,6 +52,7 @@ enum verdict { VERDICT_PLAUSIBLE, VERDICT_IMPLAUSIBLE, VERDICT_UNKNOWN };
 /* As stored in the image. */
 struct judge_sample {
 	uint64_t sector;
+	bool unencrypted;	/* by judge_prepare() */
 	uint8_t data[512];
 };
 
@@ -66,8 +69,12 @@ struct judge_report {
 	size_t noise;		/* ... to noise */
 	size_t odd, clear, zero, text;	/* zero and text are clear, clear are odd */
 	size_t unencrypted;	/* sampled, but no ciphertext: not decrypted */
+	struct signatures signatures;
 	char evidence[JUDGE_EVIDENCE];	/* one line, for people */
 };
+
+/* Look at n samples once, before any number of keys is judged by them. */
+void judge_prepare(struct judge_sample *samples, size_t n);
 
 /* Judge a key by n samples.  The samples are left as they are. */
 void judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
@@ -76,6 +83,7 @@ void judge_key(const struct cipher *c, const struct judge_sample *samples, size_
 /* A sector's measure, see above. */
 unsigned judge_measure(const uint8_t data[512]);
 
+/* "plausible", "implausible" or "not-judged". */
 const char *judge_verdict_name(enum verdict v);
 
 #endif

@@ -6,8 +6,7 @@
  * others can see it.
  *
  * Units      bytes.
- * Context    any thread; key_prompt() blocks, and changes signal actions while
- *            it does.
+ * Context    any thread; reading blocks.
  * Ownership  callers own the keys they get: key_free(), which wipes them.
  * Errors     -1 with *errp.
  */
@@ -19,27 +18,42 @@
 
 struct error;
 
-enum { KEY_MAX = 1024 * 1024 };
+enum {
+	KEY_MAX = 8 * 1024 * 1024,	/* as much as cryptsetup reads of a key file */
+	KEY_ORIGIN = 256,
+	KEY_VARIANTS = 2,
+	KEY_ANY_LAYER = -1,
+};
+
+/* How a key differs from what was given. */
+enum key_form { KEY_EXACT, KEY_WITHOUT_LINE_END, KEY_WITH_LF, KEY_WITH_CRLF };
 
 struct key {
 	size_t len;
-	char origin[256];	/* "the key file k", for people */
+	enum key_form form;
+	int layer;		/* the one of the chain that it is for, or KEY_ANY_LAYER */
+	char origin[KEY_ORIGIN];	/* "the key file k", for people; never the key */
 	uint8_t bytes[];	/* in locked memory, like all of this */
 };
+
+/* A key of these bytes, for any layer. */
+int key_new(const void *bytes, size_t len, const char *origin, struct key **ret,
+	    struct error **errp);
 
 /* All of a file, or all that fd gives until its end.  fd is not closed.  Files
  * that are empty or longer than KEY_MAX are errors. */
 int key_read_file(const char *path, struct key **ret, struct error **errp);
 int key_read_fd(int fd, struct key **ret, struct error **errp);
 
-/* Ask on the controlling terminal, without echo.  The terminal is as it was
- * afterwards, also when a signal ends the program; an interrupted prompt
- * ends by that signal. */
-int key_prompt(const char *question, struct key **ret, struct error **errp);
+/* The same of a credential that systemd handed to the service. */
+int key_read_credential(const char *name, struct key **ret, struct error **errp);
 
-/* The same key without the newline that it ends in, or with one if it ends in
- * none: files and prompts get this wrong. */
-int key_variant(const struct key *k, struct key **ret, struct error **errp);
+/* The same key with another end of the line: files and prompts get this wrong.  Of
+ * none, LF and CR LF, the two that k does not end in; i < KEY_VARIANTS says which. */
+int key_variant(const struct key *k, unsigned i, struct key **ret, struct error **errp);
+
+/* "exact", "without-line-end", ... for programs. */
+const char *key_form_name(enum key_form form);
 
 void key_free(struct key *k);	/* takes NULL */
 void key_freep(struct key **k);

@@ -14,11 +14,16 @@
 #include "rescue/key.h"
 #include "rescue/layer.h"
 #include "rescue/luks.h"
+#include "rescue/prompt.h"
 #include "rescue/secret.h"
 
-enum { QCOW_KEY = 16, LINE = 1400 };
+enum {
+	QCOW_KEY = 16,
+	LINE = 1400,
+	TRIED_MAX = (KEYRING_MAX + KEYRING_TRIES) * (1 + KEY_VARIANTS),
+};
 
-#define EITHER_WAY "%s, with and without a newline at its end"
+#define EITHER_WAY "%s, as it is, with and without a newline or CR LF at its end"
 #define OVERRULE "--accept-unverified-key decrypts with it all the same"
 
 /* One layer's search. */
@@ -30,11 +35,10 @@ struct search {
 	struct judge_disk disk;
 	bool is_luks;
 	struct luks luks;
-	uint8_t *tried;			/* KEYRING_MAX * 2 keys of QCOW_KEY bytes, locked */
+	uint8_t *tried;			/* TRIED_MAX keys of QCOW_KEY bytes, locked */
 	unsigned n_tried;
-	struct judge_report best;	/* of all that were tried so far */
+	struct keyring_finding best;	/* of all that were tried so far */
 	struct cipher *best_cipher;	/* owned */
-	char best_origin[256];
 };
 
 static void __attribute__((format(printf, 2, 3)))
@@ -68,6 +72,39 @@ keyring_done(struct keyring *ring)
 	for (unsigned i = 0; i < ring->count; i++)
 		key_free(ring->key[i]);
 	ring->count = 0;
+	free(ring->finding);
+	ring->finding = NULL;
+	ring->n_findings = 0;
+}
+
+static int
+note(struct keyring *ring, const struct keyring_finding *f)
+{
+	struct keyring_finding *to = realloc(ring->finding, (ring->n_findings + 1) * sizeof(*to));
+
+	if (!to)
+		return -1;
+	ring->finding = to;
+	to[ring->n_findings++] = *f;
+	return 0;
+}
+
+const struct keyring_finding *
+keyring_find(const struct keyring *ring, unsigned layer)
+{
+	for (unsigned i = 0; i < ring->n_findings; i++)
+		if (ring->finding[i].layer == layer)
+			return &ring->finding[i];
+	return NULL;
+}
+
+const char *
+keyring_state_name(const struct keyring_finding *f)
+{
+	if (f->result == KEYRING_OK)
+		return f->needless ? "not-needed" : f->unverified ? "unverified" : "fits";
+	return f->result == KEYRING_WRONG ? "wrong" : f->result == KEYRING_UNKNOWN ? "not-judged"
+										   : "failed";
 }
 
 /* ---- AES: judged ---- */
@@ -95,6 +132,16 @@ rank(enum verdict v)
 	return v == VERDICT_PLAUSIBLE ? 2 : v == VERDICT_UNKNOWN;
 }
 
+/* Of all keys, this one has the best to be said for it. */
+static void
+set_best(struct search *s, const struct key *k, struct cipher *c)
+{
+	cipher_free(s->best_cipher);
+	s->best_cipher = c;
+	memcpy(s->best.origin, k->origin, sizeof(s->best.origin));
+	s->best.form = k->form;
+}
+
 static int
 try_aes(struct search *s, const struct key *k, struct error **errp)
 {
@@ -107,12 +154,11 @@ try_aes(struct search *s, const struct key *k, struct error **errp)
 	if (cipher_new(&cipher_qcow_aes, derived, QCOW_KEY, &c, errp) < 0)
 		return -1;
 	judge_key(c, s->samples, s->n, &s->disk, &report);
-	if (s->best_cipher && rank(report.verdict) <= rank(s->best.verdict))
+	if (s->best.judged && rank(report.verdict) <= rank(s->best.report.verdict))
 		return 0;
-	cipher_free(s->best_cipher);
-	s->best_cipher = STEAL(c);
-	s->best = report;
-	memcpy(s->best_origin, k->origin, sizeof(s->best_origin));
+	set_best(s, k, STEAL(c));
+	s->best.judged = true;
+	s->best.report = report;
 	return 0;
 }
 
@@ -128,16 +174,10 @@ try_luks(struct search *s, const struct key *k, struct error **errp)
 
 	if (r == LUKS_FAILED)
 		return -1;
-	if (r == LUKS_OK || !s->n_tried++)
-		memcpy(s->best_origin, k->origin, sizeof(s->best_origin));
-	if (r == LUKS_OK) {
-		s->best_cipher = c;
-		s->best.verdict = VERDICT_PLAUSIBLE;
-		snprintf(s->best.evidence, sizeof(s->best.evidence), "it opens key slot %u", slot);
-	} else {
-		s->best.verdict = VERDICT_IMPLAUSIBLE;
-		snprintf(s->best.evidence, sizeof(s->best.evidence), "it opens no key slot");
-	}
+	if (r == LUKS_OK)
+		s->best.slot = (int)slot;
+	if (r == LUKS_OK || !*s->best.origin)
+		set_best(s, k, c);
 	return 0;
 }
 
@@ -152,21 +192,30 @@ try_exact(struct search *s, const struct key *k, struct error **errp)
 static bool
 found(const struct search *s)
 {
-	return s->best_cipher && s->best.verdict == VERDICT_PLAUSIBLE;
+	return s->best.slot >= 0 ||
+	       (s->best.judged && s->best.report.verdict == VERDICT_PLAUSIBLE);
 }
 
 static int
 try_key(struct search *s, const struct key *k, struct error **errp)
 {
-	CLEANUP(key_freep) struct key *variant = NULL;
-
 	if (try_exact(s, k, errp) < 0)
 		return -1;
-	if (found(s))
-		return 0;
-	if (key_variant(k, &variant, errp) < 0)
-		return -1;
-	return try_exact(s, variant, errp);
+	for (unsigned i = 0; i < KEY_VARIANTS && !found(s); i++) {
+		CLEANUP(key_freep) struct key *variant = NULL;
+
+		if (key_variant(k, i, &variant, errp) < 0 || try_exact(s, variant, errp) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Is there a reason to ask no more? */
+static bool
+answered(const struct search *s)
+{
+	return found(s) || (s->best.judged && (s->ring->accept_unverified ||
+					       s->best.report.verdict == VERDICT_UNKNOWN));
 }
 
 static int
@@ -178,15 +227,15 @@ ask(struct search *s, struct error **errp)
 	snprintf(question, sizeof(question), "Password for %s (%s): ", im->filename,
 		 cipher_kind_name(im->encryption));
 	for (unsigned i = 0; i < KEYRING_TRIES; i++) {
-		struct key *k;
+		CLEANUP(key_freep) struct key *k = NULL;
 
-		if (key_prompt(question, &k, errp) < 0 || keyring_add(s->ring, k, errp) < 0 ||
-		    try_key(s, k, errp) < 0)
+		if (prompt_key(question, &k, errp) < 0 || try_key(s, k, errp) < 0)
 			return -1;
-		if (s->best.verdict != VERDICT_IMPLAUSIBLE ||
-		    (s->ring->accept_unverified && !s->is_luks))
-			return 0;
-		say(s->ring, "This cannot be the password: %s", s->best.evidence);
+		/* Other layers may have the same. */
+		if (answered(s))
+			return keyring_add(s->ring, STEAL(k), errp);
+		say(s->ring, "This cannot be the password: %s",
+		    s->is_luks ? "it opens no key slot" : s->best.report.evidence);
 	}
 	return 0;
 }
@@ -194,51 +243,68 @@ ask(struct search *s, struct error **errp)
 static int
 try_all(struct search *s, struct error **errp)
 {
-	for (unsigned i = 0; i < s->ring->count && !found(s); i++)
-		if (try_key(s, s->ring->key[i], errp) < 0)
-			return -1;
-	if (s->ring->ask && !found(s))
-		return ask(s, errp);
-	return 0;
-}
+	const struct keyring *ring = s->ring;
+	bool any = false;
 
-static void
-take(struct search *s)
-{
-	layer_set_cipher(s->layer, STEAL(s->best_cipher));
+	for (unsigned i = 0; i < ring->count && !found(s); i++) {
+		if (ring->key[i]->layer != KEY_ANY_LAYER &&
+		    ring->key[i]->layer != (int)s->layer->number)
+			continue;
+		any = true;
+		if (try_key(s, ring->key[i], errp) < 0)
+			return -1;
+	}
+	if (ring->ask && !found(s))
+		return ask(s, errp);
+	return any ? 0 : error_set(errp, "no key was given for it, which is layer %u",
+				   s->layer->number);
 }
 
 static enum keyring_result
-conclude(struct search *s, struct error **errp)
+take(struct search *s)
+{
+	layer_set_cipher(s->layer, STEAL(s->best_cipher));
+	return KEYRING_OK;
+}
+
+static enum keyring_result
+conclude_luks(struct search *s, struct error **errp)
 {
 	const char *file = s->layer->image->filename;
 
-	if (found(s)) {
-		say(s->ring, "%s: %s fits: %s", file, s->best_origin, s->best.evidence);
-		take(s);
-		return KEYRING_OK;
-	}
-	if (s->is_luks) {
+	if (!found(s)) {
 		error_set(errp, "%s: the key is wrong: " EITHER_WAY ", opens no key slot", file,
-			  s->best_origin);
+			  s->best.origin);
 		if (*s->luks.damage)
 			error_append(errp, "; but the header is damaged: %s", s->luks.damage);
 		return KEYRING_WRONG;
 	}
-	if (s->ring->accept_unverified) {
-		say(s->ring, "%s: %s is taken unverified: %s", file, s->best_origin,
-		    s->best.evidence);
-		take(s);
-		return KEYRING_OK;
+	say(s->ring, "%s: %s fits: it opens key slot %d", file, s->best.origin, s->best.slot);
+	return take(s);
+}
+
+static enum keyring_result
+conclude_aes(struct search *s, struct error **errp)
+{
+	const char *file = s->layer->image->filename, *evidence = s->best.report.evidence;
+
+	if (found(s)) {
+		say(s->ring, "%s: %s fits: %s", file, s->best.origin, evidence);
+		return take(s);
 	}
-	if (s->best.verdict == VERDICT_UNKNOWN) {
+	if (s->ring->accept_unverified) {
+		say(s->ring, "%s: %s is taken unverified: %s", file, s->best.origin, evidence);
+		s->best.unverified = true;
+		return take(s);
+	}
+	if (s->best.report.verdict == VERDICT_UNKNOWN) {
 		error_set(errp, "%s: it cannot be judged whether %s is right: %s; " OVERRULE,
-			  file, s->best_origin, s->best.evidence);
+			  file, s->best.origin, evidence);
 		return KEYRING_UNKNOWN;
 	}
 	error_set(errp, "%s: the key is wrong, or the disk holds nothing but noise, which looks the "
 		  "same: with " EITHER_WAY ", %s; only in the second case " OVERRULE, file,
-		  s->best_origin, s->best.evidence);
+		  s->best.origin, evidence);
 	return KEYRING_WRONG;
 }
 
@@ -252,8 +318,8 @@ unlock_empty(struct search *s, struct error **errp)
 		return KEYRING_FAILED;
 	say(s->ring, "%s: nothing in it is stored encrypted, it needs no key",
 	    s->layer->image->filename);
-	take(s);
-	return KEYRING_OK;
+	s->best.needless = true;
+	return take(s);
 }
 
 static int
@@ -276,7 +342,7 @@ search_luks(struct search *s, struct error **errp)
 		error_prepend(errp, "%s: ", s->layer->image->filename);
 		return KEYRING_FAILED;
 	}
-	return conclude(s, errp);
+	return conclude_luks(s, errp);
 }
 
 static enum keyring_result
@@ -286,30 +352,37 @@ search_aes(struct search *s, struct error **errp)
 		return KEYRING_FAILED;
 	if (!s->n)
 		return unlock_empty(s, errp);
-	s->tried = secret_alloc((2 * KEYRING_MAX + 1) * QCOW_KEY);
+	judge_prepare(s->samples, s->n);
+	s->tried = secret_alloc(TRIED_MAX * QCOW_KEY);
 	if (!s->tried) {
 		error_set(errp, "Cannot allocate memory for a key");
 		return KEYRING_FAILED;
 	}
-	if (try_all(s, errp) < 0)
+	if (try_all(s, errp) < 0) {
+		error_prepend(errp, "%s: ", s->layer->image->filename);
 		return KEYRING_FAILED;
-	return conclude(s, errp);
+	}
+	return conclude_aes(s, errp);
 }
 
 enum keyring_result
 keyring_unlock(struct keyring *ring, struct layer *l, struct error **errp)
 {
-	struct search s = { .ring = ring, .layer = l };
-	enum keyring_result r;
+	struct search s = { .ring = ring, .layer = l,
+			    .best = { .layer = l->number, .slot = -1 } };
 
 	s.disk.sectors = node_size(l->node) / CIPHER_SECTOR;
 	s.disk.fetch = layer_fetch;
 	s.disk.user = l;
 	s.is_luks = l->image->encryption == CIPHER_QCOW2_LUKS ||
 		    l->image->encryption == CIPHER_LUKS;
-	r = (s.is_luks ? search_luks : search_aes)(&s, errp);
+	s.best.result = (s.is_luks ? search_luks : search_aes)(&s, errp);
+	if (note(ring, &s.best) < 0 && s.best.result == KEYRING_OK) {
+		error_set(errp, "Cannot allocate memory");
+		s.best.result = KEYRING_FAILED;
+	}
 	cipher_free(s.best_cipher);
 	secret_free(s.tried);
 	free(s.samples);
-	return r;
+	return s.best.result;
 }

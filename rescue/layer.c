@@ -119,7 +119,8 @@ layer_init(struct layers *all, const struct image_chain *chain)
 	all->count = 0;
 	for (unsigned i = 0; i < chain->count; i++)
 		if (chain->layer[i]->encryption != CIPHER_NONE)
-			all->layer[all->count++] = (struct layer){ .image = chain->layer[i] };
+			all->layer[all->count++] = (struct layer){ .image = chain->layer[i],
+								   .number = i };
 }
 
 void

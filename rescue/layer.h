@@ -27,6 +27,7 @@ struct node;
 
 struct layer {
 	const struct image *image;
+	unsigned number;		/* its place in the chain; the topmost is 0 */
 	struct node *node;		/* borrowed; once bound */
 	struct cipher *cipher;		/* NULL: no key yet */
 	struct node *stored;		/* borrowed; the file that has the data; once bound */

@@ -8,6 +8,7 @@
 #include "block/open.h"
 #include "block/opener.h"
 #include "rescue/image.h"
+#include "rescue/keyring.h"
 #include "rescue/progress.h"
 
 /* Where an image keeps its data elsewhere, and whether that is all there. */
@@ -21,6 +22,26 @@ print_data(const struct image *im, FILE *to)
 		return;
 	progress_format_bytes(im->data->file_size, size);
 	fprintf(to, ", which is shorter than the disk: %s", size);
+}
+
+/* What is known of a layer's key. */
+static void
+print_key(const struct keyring *keys, unsigned layer, FILE *to)
+{
+	const struct keyring_finding *f = keyring_find(keys, layer);
+
+	if (!f) {
+		fputs("    key: none was tried\n", to);
+		return;
+	}
+	fprintf(to, "    key: %s", keyring_state_name(f));
+	if (*f->origin)
+		fprintf(to, ", %s", f->origin);
+	if (f->slot >= 0)
+		fprintf(to, ": it opens key slot %d", f->slot);
+	if (f->judged)
+		fprintf(to, ": %s", f->report.evidence);
+	fputc('\n', to);
 }
 
 static void
@@ -47,14 +68,20 @@ print_layer(const struct image *im, FILE *to)
 }
 
 void
-list_print(const struct image_chain *chain, FILE *to)
+list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to)
 {
-	CLEANUP(cleanup_free) char *command = refuse_rescue_command(chain->layer[0]->filename);
+	CLEANUP(cleanup_free) char *command = NULL;
 	bool encrypted = false;
 
+	if (!chain->count)
+		return;
+	command = refuse_rescue_command(chain->layer[0]->filename);
 	for (unsigned i = 0; i < chain->count; i++) {
 		print_layer(chain->layer[i], to);
-		encrypted |= chain->layer[i]->encryption != CIPHER_NONE;
+		if (chain->layer[i]->encryption == CIPHER_NONE)
+			continue;
+		encrypted = true;
+		print_key(keys, i, to);
 	}
 	if (encrypted && command)
 		fprintf(to, "to decrypt it: %s\n", command);

@@ -6,9 +6,11 @@
 #include <stdio.h>
 
 struct image_chain;
+struct keyring;
 
-/* Print each layer, the topmost first: format, size, encryption; and the command
- * to run next, if any of them is encrypted. */
-void list_print(const struct image_chain *chain, FILE *to);
+/* Print each layer, the topmost first: format, size, encryption, and what is known of
+ * its key; and the command to run next, if any of them is encrypted.  Nothing of a
+ * chain that could not be read. */
+void list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to);
 
 #endif

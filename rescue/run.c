@@ -47,7 +47,7 @@
 
 enum {
 	LOOPS_MAX = 8,
-	LINE = 512,
+	LINE = 2048,
 	RECORD_BYTES = 16 * 1024 * 1024,
 	RECORD_POLL_NS = 20 * 1000 * 1000,
 	SHOW_NS = 200 * 1000 * 1000,
@@ -102,6 +102,11 @@ check_chain(struct run *r)
 	if (!encrypted)
 		return error_set(r->errp, "%s: nothing in it or behind it is encrypted, there is "
 				 "nothing to rescue", r->o->source);
+	for (unsigned i = 0; i < r->o->keys->count; i++)
+		if (r->o->keys->key[i]->layer >= (int)r->chain.count)
+			return error_set(r->errp, "There is no layer %d that %s could be for: %s has "
+					 "%u", r->o->keys->key[i]->layer, r->o->keys->key[i]->origin,
+					 r->o->source, r->chain.count);
 	return 0;
 }
 
@@ -110,8 +115,6 @@ prepare(struct run *r)
 {
 	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0)
 		return -1;
-	if (!r->o->target && !r->o->no_list)
-		list_print(&r->chain, stdout);
 	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
@@ -200,26 +203,49 @@ open_source(struct run *r)
 }
 
 static int
+unlock_layer(struct run *r, unsigned i, int *status, struct error **errp)
+{
+	switch (keyring_unlock(r->o->keys, &r->layers.layer[i], errp)) {
+	case KEYRING_OK:
+		return 0;
+	case KEYRING_WRONG:
+		*status = RUN_WRONG_KEY;
+		return -1;
+	case KEYRING_UNKNOWN:
+		*status = RUN_NOT_JUDGED;
+		return -1;
+	default:
+		return -1;
+	}
+}
+
+/* The first layer without a key ends it, unless all that is wanted is to know which
+ * layers those are. */
+static int
 unlock(struct run *r)
 {
+	int ret = 0;
+
 	for (unsigned i = 0; i < r->layers.count; i++) {
-		switch (keyring_unlock(r->o->keys, &r->layers.layer[i], r->errp)) {
-		case KEYRING_OK:
-			break;
-		case KEYRING_WRONG:
-			r->status = RUN_WRONG_KEY;
-			return -1;
-		case KEYRING_UNKNOWN:
-			r->status = RUN_NOT_JUDGED;
-			return -1;
-		default:
-			return -1;
+		CLEANUP(error_freep) struct error *err = NULL;
+		int status = RUN_FAILED;
+
+		if (unlock_layer(r, i, &status, &err) == 0)
+			continue;
+		if (ret < 0) {
+			sayf(r, "%s", error_text(err));
+			continue;
 		}
+		ret = -1;
+		r->status = status;
+		error_propagate(r->errp, STEAL(err));
+		if (r->o->target)
+			return -1;
 	}
-	if (!secret_all_locked() && r->o->say)
-		r->o->say("note: the limit on locked memory (ulimit -l) is too low to keep keys "
-			  "out of swap");
-	return 0;
+	if (!secret_all_locked())
+		sayf(r, "note: the limit on locked memory (ulimit -l) is too low to keep keys "
+			"out of swap");
+	return ret;
 }
 
 /* ---- copying ---- */
@@ -471,6 +497,8 @@ run_rescue(const struct run_options *o, struct error **errp)
 		else
 			r->status = RUN_OK;
 	}
+	if (!o->target && !o->no_list)
+		list_print(&r->chain, o->keys, stdout);
 	report(r);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);

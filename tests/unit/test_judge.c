@@ -106,6 +106,7 @@ image_sample(struct image *im)
 		im->samples[im->n].sector = s;
 		assert_true(fetch(im, s, im->samples[im->n++].data));
 	}
+	judge_prepare(im->samples, im->n);
 }
 
 static void
@@ -420,6 +421,7 @@ test_what_was_never_encrypted_is_no_evidence(void **state)
 	im.samples = calloc(100, sizeof(*im.samples));
 	assert_non_null(im.samples);
 	im.n = 100;	/* zeroes where ciphertext should be */
+	judge_prepare(im.samples, im.n);
 	assert_int_equal(judge(&im, RIGHT_KEY, &r), VERDICT_UNKNOWN);
 	assert_int_equal(r.unencrypted, 100);
 	assert_int_equal(r.sampled, 0);

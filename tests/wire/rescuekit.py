@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images for the tests of quoin rescue, made and read by qemu-img."""
 import atexit
+import fcntl
 import hashlib
 import os
 import pathlib
+import pty
 import random
+import select
 import shutil
+import subprocess
 import tempfile
+import termios
 
 import images
 import peers
@@ -144,6 +149,53 @@ def rescue(tmp, *argv, key=PASSWORD, **kw):
             f.write(key)
         options = ['--key-file', path]
     return quoin.run(quoin.QUOIN, 'rescue', *options, *argv, tmp=tmp, limit=60 * quoin.SLOW, **kw)
+
+
+class Terminal:
+    """quoin on a terminal of its own."""
+
+    def __init__(self, tmp, *argv, program=quoin.QUOIN):
+        self.master, slave = pty.openpty()
+        env = quoin.environment(tmp)
+        self.p = subprocess.Popen([program, *map(str, argv)], stdin=slave, stdout=slave,
+                                  stderr=slave, env=env, start_new_session=True,
+                                  preexec_fn=lambda: self.control())
+        os.close(slave)
+        self.text = ''
+        self.seen = 0
+
+    @staticmethod
+    def control():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def expect(self, what):
+        """Wait until `what` is printed, behind what was expected before."""
+        while what not in self.text[self.seen:]:
+            ready, _, _ = select.select([self.master], [], [], quoin.LIMIT)
+            assert ready, 'no %r in %r' % (what, self.text)
+            try:
+                data = os.read(self.master, 4096)
+            except OSError:
+                data = b''
+            assert data, 'no %r in %r' % (what, self.text)
+            self.text += data.decode(errors='replace')
+        self.seen = self.text.index(what, self.seen) + len(what)
+
+    def send(self, text):
+        os.write(self.master, text.encode())
+
+    def wait_for_silence(self):
+        """Until the terminal does not echo, which is when the prompt reads."""
+        while termios.tcgetattr(self.master)[3] & termios.ECHO:
+            assert self.p.poll() is None
+
+    def end(self):
+        try:
+            status = self.p.wait(quoin.LIMIT)
+        finally:
+            self.p.kill()
+            os.close(self.master)
+        return status
 
 
 def break_entry(path, cluster, size=65536):

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue: what it gets out of images is what qemu-img gets; keys; targets."""
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -11,7 +9,7 @@ import subprocess
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, content, create, create_options, digest, disk, encrypt,
+from rescuekit import (MIB, PASSWORD, Terminal, content, create, create_options, digest, disk, encrypt,
                        image_opts, mkfs, noise, peer_content, qemu_img, rescue, same, secret,
                        standard, write)
 
@@ -252,56 +250,6 @@ def test_a_key_from_a_descriptor(tmp):
                        env=quoin.environment(tmp))
     assert p.returncode == 0, p.stderr
     assert same(content(tmp / 'out'), content(plain))
-
-
-class Terminal:
-    """quoin on a terminal of its own."""
-
-    def __init__(self, tmp, *argv):
-        self.master, slave = pty.openpty()
-        env = quoin.environment(tmp)
-        self.p = subprocess.Popen([quoin.QUOIN, *map(str, argv)], stdin=slave, stdout=slave,
-                                  stderr=slave, env=env, start_new_session=True,
-                                  preexec_fn=lambda: self.control())
-        os.close(slave)
-        self.text = ''
-        self.seen = 0
-
-    @staticmethod
-    def control():
-        import fcntl
-        import termios
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    def expect(self, what):
-        """Wait until `what` is printed, behind what was expected before."""
-        while what not in self.text[self.seen:]:
-            ready, _, _ = select.select([self.master], [], [], quoin.LIMIT)
-            assert ready, 'no %r in %r' % (what, self.text)
-            try:
-                data = os.read(self.master, 4096)
-            except OSError:
-                data = b''
-            assert data, 'no %r in %r' % (what, self.text)
-            self.text += data.decode(errors='replace')
-        self.seen = self.text.index(what, self.seen) + len(what)
-
-    def send(self, text):
-        os.write(self.master, text.encode())
-
-    def wait_for_silence(self):
-        """Until the terminal does not echo, which is when the prompt reads."""
-        import termios
-        while termios.tcgetattr(self.master)[3] & termios.ECHO:
-            assert self.p.poll() is None
-
-    def end(self):
-        try:
-            status = self.p.wait(quoin.LIMIT)
-        finally:
-            self.p.kill()
-            os.close(self.master)
-        return status
 
 
 def test_the_prompt_names_the_layer_and_asks_again(tmp):

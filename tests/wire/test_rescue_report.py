@@ -23,10 +23,17 @@ COPY = {'target': (str, True), 'format': (str, True), 'layer': (int, True), 'siz
         'data-bytes': (int, True), 'resumed-at': (int, True), 'lost-bytes': (int, True),
         'lost': ([LOST], True), 'sha256': (str, False), 'verified': (str, False),
         'backing-filename': (str, False)}
+STRUCTURE = {'name': (str, True), 'offset': (int, True)}
+EVIDENCE = {'verdict': (str, True), 'sampled-sectors': (int, True), 'noise-sectors': (int, True),
+            'odd-sectors': (int, True), 'clear-sectors': (int, True), 'zero-sectors': (int, True),
+            'text-sectors': (int, True), 'unencrypted-sectors': (int, True),
+            'boot-mark': (bool, True), 'structures': ([STRUCTURE], True)}
+KEY = {'state': (str, True), 'origin': (str, False), 'form': (str, False), 'slot': (int, False),
+       'evidence': (EVIDENCE, False)}
 LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, True),
          'file-size': (int, True), 'actual-size': (int, True), 'encrypted': (bool, True),
          'cluster-size': (int, False), 'encryption': (str, False), 'cipher': (str, False),
-         'backing-filename': (str, False)}
+         'backing-filename': (str, False), 'key': (KEY, False)}
 REPORT = {'version': (str, True), 'started': (str, True), 'seconds': (float, True),
           'status': (str, True), 'exit-status': (int, True), 'messages': ([str], True),
           'source': (str, False), 'target': (str, False), 'layers': ([LAYER], False),
@@ -63,7 +70,7 @@ def report(tmp, *argv, **kw):
 def test_the_manual_names_every_member():
     with open(MANUAL) as f:
         text = f.read().replace('\\-', '-')
-    for struct in (LOST, COPY, LAYER, REPORT):
+    for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, LAYER, REPORT):
         for name in struct:
             assert re.search(r'^\.B %s$' % name, text, re.M), name
 
