@@ -3,13 +3,17 @@
 #include "tests/unit/aio_test.h"
 
 #include <errno.h>
+#include <gnutls/gnutls.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "aio/colock.h"
 #include "aio/sock.h"
 #include "aio/tls.h"
+#include "aio/work.h"
 #include "base/error.h"
 #include "base/iov.h"
 #include "tests/support/failheap.h"
@@ -294,6 +298,125 @@ a_priority_that_is_nonsense_is_told(void **state)
 	run(ask_for_nonsense, NULL);
 }
 
+/* ---- a peer that we make ourselves ---- */
+
+/* Says what it has to say in one piece. */
+struct peer {
+	int fd;
+	bool holds;
+	uint8_t held[4096];
+	size_t n;
+	int result;
+};
+
+static ssize_t
+hold(gnutls_transport_ptr_t ptr, const void *data, size_t len)
+{
+	struct peer *p = ptr;
+
+	if (!p->holds)
+		return send(p->fd, data, len, MSG_NOSIGNAL);
+	assert_true(len <= sizeof(p->held) - p->n);
+	memcpy(p->held + p->n, data, len);
+	p->n += len;
+	return (ssize_t)len;
+}
+
+static ssize_t
+take(gnutls_transport_ptr_t ptr, void *data, size_t len)
+{
+	return recv(((struct peer *)ptr)->fd, data, len, 0);
+}
+
+static gnutls_session_t
+peer_session(struct peer *p, gnutls_psk_client_credentials_t *ret_creds)
+{
+	static const gnutls_datum_t key = { (unsigned char *)"00112233", 8 };
+	gnutls_session_t session;
+
+	gnutls_psk_allocate_client_credentials(ret_creds);
+	gnutls_psk_set_client_credentials(*ret_creds, "me", &key, GNUTLS_PSK_KEY_HEX);
+	gnutls_init(&session, GNUTLS_CLIENT);
+	gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+ECDHE-PSK:+PSK", NULL);
+	gnutls_credentials_set(session, GNUTLS_CRD_PSK, *ret_creds);
+	gnutls_transport_set_ptr(session, p);
+	gnutls_transport_set_push_function(session, hold);
+	gnutls_transport_set_pull_function(session, take);
+	return session;
+}
+
+/* A new key before each word. */
+static int
+peer_talks(void *arg)
+{
+	struct peer *p = arg;
+	gnutls_psk_client_credentials_t creds;
+	gnutls_session_t session = peer_session(p, &creds);
+	int r = gnutls_handshake(session);
+
+	p->holds = true;
+	for (int i = 0; r >= 0 && i < 3; i++) {
+		r = gnutls_session_key_update(session, 0);
+		if (r >= 0)
+			r = (int)gnutls_record_send(session, "word", 4);
+	}
+	if (r >= 0 && send(p->fd, p->held, p->n, MSG_NOSIGNAL) != (ssize_t)p->n)
+		r = -1;
+	gnutls_deinit(session);
+	gnutls_psk_free_client_credentials(creds);
+	return r < 0 ? r : 0;
+}
+
+static void
+run_peer(void *arg)
+{
+	struct peer *p = arg;
+
+	p->result = work_run(peer_talks, p);
+}
+
+static void
+hear_new_keys(void *arg)
+{
+	char dir[] = "/tmp/q-test-tls-XXXXXX", path[64], words[13] = "";
+	struct tls_config config = { .kind = TLS_PSK, .server = true, .dir = mkdtemp(dir) };
+	struct tls_creds *creds = NULL;
+	struct co_group group;
+	struct peer peer = { 0 };
+	struct sock *s;
+	int fds[2];
+	FILE *f;
+
+	(void)arg;
+	snprintf(path, sizeof(path), "%s/keys.psk", dir);
+	f = fopen(path, "we");
+	fputs("me:00112233\n", f);
+	fclose(f);
+	assert_int_equal(tls_creds_load(&config, &creds, NULL), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	peer.fd = fds[1];
+	assert_int_equal(sock_new(fds[0], &s), 0);
+	co_group_init(&group);
+	assert_int_equal(co_group_start(&group, run_peer, &peer), 0);
+	assert_int_equal(tls_start(s, creds, NULL, NULL), 0);
+	assert_int_equal(sock_recv_full(s, words, 12), 0);
+	assert_string_equal(words, "wordwordword");
+	co_group_wait(&group);
+	assert_int_equal(peer.result, 0);
+	sock_close(s);
+	close(fds[1]);
+	tls_creds_unref(creds);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void
+new_keys_come_between_data(void **state)
+{
+	(void)state;
+	run(hear_new_keys, NULL);
+}
+
 int
 main(void)
 {
@@ -304,6 +427,7 @@ main(void)
 		CO_TEST(plain_text_is_no_handshake),
 		CO_TEST(a_peer_that_hangs_up_ends_the_handshake),
 		CO_TEST(a_priority_that_is_nonsense_is_told),
+		CO_TEST(new_keys_come_between_data),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
