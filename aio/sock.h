@@ -98,10 +98,16 @@ int sock_listen_unix(const char *path, unsigned mode, int backlog, int *ret_fd,
 int sock_listen_tcp(const char *host, const char *port, int backlog, int *ret_fds,
 		    int max, struct error **errp);	/* the count */
 
+/* The guest or host cid, at port: both numbers. */
+int sock_listen_vsock(const char *cid, const char *port, int backlog, int *ret_fd,
+		      struct error **errp);
+
 int sock_connect_unix(const char *path, int *ret_fd, struct error **errp);
 /* Tries the addresses in turn, until the deadline. */
 int sock_connect_tcp(const char *host, const char *port, int64_t deadline_ns,
 		     int *ret_fd, struct error **errp);
+int sock_connect_vsock(const char *cid, const char *port, int64_t deadline_ns,
+		       int *ret_fd, struct error **errp);
 
 /* The next connection.  Errors that concern only the one that was coming are
  * skipped; while there are no fds left it waits.  The new fd is non-blocking

@@ -4,11 +4,14 @@
 #include <netdb.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include <linux/vm_sockets.h>
 
 #include "aio/co.h"
 #include "aio/sock.h"
@@ -258,18 +261,18 @@ fail:
 							 : "Failed to bind socket");
 }
 
-/* Connect to ai; returns the fd. */
+/* Connect to the address; returns the fd. */
 static int
-connect_to(const struct addrinfo *ai, int64_t deadline_ns)
+connect_to(const struct sockaddr *addr, socklen_t addr_len, int64_t deadline_ns)
 {
-	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sock *s = NULL;
 	int err = 0, r;
 	socklen_t len = sizeof(err);
 
 	if (fd < 0)
 		return -errno;
-	r = connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 ? -errno : 0;
+	r = connect(fd, addr, addr_len) < 0 ? -errno : 0;
 	if (r == -EINPROGRESS) {
 		r = sock_new(fd, &s);
 		if (r == 0) {
@@ -299,7 +302,7 @@ sock_connect_tcp(const char *host, const char *port, int64_t deadline_ns, int *r
 		return r;
 	r = -ENOENT;
 	for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
-		r = connect_to(ai, deadline_ns);
+		r = connect_to(ai->ai_addr, ai->ai_addrlen, deadline_ns);
 		if (r >= 0) {
 			*ret_fd = r;
 			return 0;
@@ -308,4 +311,66 @@ sock_connect_tcp(const char *host, const char *port, int64_t deadline_ns, int *r
 			break;
 	}
 	return error_set_errno(errp, r, "Failed to connect to '%s:%s'", host ? host : "", port);
+}
+
+/* ---- vsock ---- */
+
+static int
+parse_u32(const char *what, const char *text, uint32_t *ret, struct error **errp)
+{
+	unsigned long n;
+	char *end;
+
+	errno = 0;
+	n = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || n > UINT32_MAX)
+		return error_set(errp, "Failed to parse %s '%s'", what, text);
+	*ret = (uint32_t)n;
+	return 0;
+}
+
+static int
+vsock_address(const char *cid, const char *port, struct sockaddr_vm *ret, struct error **errp)
+{
+	*ret = (struct sockaddr_vm){ .svm_family = AF_VSOCK };
+	return parse_u32("cid", cid, &ret->svm_cid, errp) < 0 ||
+	       parse_u32("port", port, &ret->svm_port, errp) < 0 ? -EINVAL : 0;
+}
+
+int
+sock_listen_vsock(const char *cid, const char *port, int backlog, int *ret_fd,
+		  struct error **errp)
+{
+	CLEANUP(cleanup_close) int fd = -1;
+	struct sockaddr_vm addr;
+	int r = vsock_address(cid, port, &addr, errp);
+
+	if (r < 0)
+		return r;
+	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return error_set_errno(errp, errno, "Failed to create socket family AF_VSOCK");
+	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return error_set_errno(errp, errno, "Failed to bind socket");
+	if (listen(fd, backlog) < 0)
+		return error_set_errno(errp, errno, "Failed to listen on socket");
+	*ret_fd = fd;
+	fd = -1;
+	return 0;
+}
+
+int
+sock_connect_vsock(const char *cid, const char *port, int64_t deadline_ns, int *ret_fd,
+		   struct error **errp)
+{
+	struct sockaddr_vm addr;
+	int r = vsock_address(cid, port, &addr, errp);
+
+	if (r < 0)
+		return r;
+	r = connect_to((const struct sockaddr *)&addr, sizeof(addr), deadline_ns);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to connect to '%s:%s'", cid, port);
+	*ret_fd = r;
+	return 0;
 }

@@ -141,47 +141,10 @@ listen_inet(const struct InetSocketAddress *a, int *ret_fds, struct error **errp
 	return n ? n : error_set(errp, "%s has no address of a family that is allowed", a->host);
 }
 
-/* ---- vsock ---- */
-
-static int
-parse_u32(const char *what, const char *text, uint32_t *ret, struct error **errp)
-{
-	char *end;
-	unsigned long n;
-
-	errno = 0;
-	n = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || errno || n > UINT32_MAX)
-		return error_set(errp, "Failed to parse %s '%s'", what, text);
-	*ret = (uint32_t)n;
-	return 0;
-}
-
 static int
 listen_vsock(const struct VsockSocketAddress *a, int *ret_fd, struct error **errp)
 {
-	struct sockaddr_vm addr = { .svm_family = AF_VSOCK };
-	CLEANUP(cleanup_close) int fd = -1;
-
-	if (parse_u32("cid", a->cid, &addr.svm_cid, errp) < 0 ||
-	    parse_u32("port", a->port, &addr.svm_port, errp) < 0)
-		return -1;
-	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0) {
-		error_set_errno(errp, errno, "Failed to create socket family AF_VSOCK");
-		return -1;
-	}
-	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		error_set_errno(errp, errno, "Failed to bind socket");
-		return -1;
-	}
-	if (listen(fd, BACKLOG) < 0) {
-		error_set_errno(errp, errno, "Failed to listen on socket");
-		return -1;
-	}
-	*ret_fd = fd;
-	fd = -1;
-	return 1;
+	return sock_listen_vsock(a->cid, a->port, BACKLOG, ret_fd, errp) < 0 ? -1 : 1;
 }
 
 /* ---- all ---- */
