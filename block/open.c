@@ -29,6 +29,36 @@
 
 const struct open_policy open_policy_default = { .follow_images = true };
 
+/* ---- TLS, where nobody handed it in ---- */
+
+static struct tls_creds *
+take_none(const char *id, struct error **errp)
+{
+	error_set(errp, "No TLS credentials with id '%s'", id);
+	return NULL;
+}
+
+static void
+drop_none(struct tls_creds *creds)
+{
+	(void)creds;
+}
+
+static const struct tls_client no_tls = { .take = take_none, .drop = drop_none };
+static const struct tls_client *tls_client = &no_tls;
+
+void
+open_set_tls_client(const struct tls_client *client)
+{
+	tls_client = client;
+}
+
+const struct tls_client *
+open_tls_client(void)
+{
+	return tls_client;
+}
+
 /* What a child takes from its parent where its own options say nothing. */
 struct inherited {
 	bool is_child;

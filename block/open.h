@@ -19,6 +19,8 @@
 
 struct error;
 struct node;
+struct sock;
+struct tls_creds;
 
 /* How an image is encrypted, as its header says. */
 enum cipher_kind {
@@ -55,6 +57,22 @@ struct decryptor {
 	int (*decrypt)(void *key, uint64_t guest, uint64_t host, void *buf, size_t len);
 	void (*forget)(void *key);
 };
+
+/* TLS for nodes whose bytes come over a wire, by credentials that their options name.
+ * The daemon hands it in once, at its start; whoever does not needs no library for it,
+ * and has no credentials. */
+struct tls_client {
+	/* A reference to the credentials of this id, which are a client's; NULL with
+	 * *errp if they are not. */
+	struct tls_creds *(*take)(const char *id, struct error **errp);
+	void (*drop)(struct tls_creds *creds);	/* any thread; takes NULL */
+	/* aio/tls.h: tls_start(). */
+	int (*start)(struct sock *s, struct tls_creds *creds, const char *hostname,
+		     struct error **errp);
+};
+
+void open_set_tls_client(const struct tls_client *client);	/* borrowed for ever */
+const struct tls_client *open_tls_client(void);			/* for drivers; not NULL */
 
 /* The daemon's rules for opening, from its command line. */
 struct open_policy {

@@ -199,6 +199,7 @@ main(int argc, char **argv)
 		options_done(&opts);
 		return EXIT_FAILURE;
 	}
+	object_init();
 	cmd_bitmap_init();
 	cmd_job_init();
 	cmd_export_init();

@@ -6,12 +6,13 @@
 #include <string.h>
 
 #include "aio/loop.h"
-#include "aio/tls_creds.h"
+#include "aio/tls.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/id.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "block/open.h"
 #include "daemon/authz.h"
 #include "schema/types.h"
 
@@ -157,6 +158,28 @@ object_take_tls_creds(const char *id, struct error **errp)
 	else
 		error_set(errp, "No TLS credentials with id '%s'", id);
 	return NULL;
+}
+
+static struct tls_creds *
+take_client_creds(const char *id, struct error **errp)
+{
+	struct tls_creds *creds = object_take_tls_creds(id, errp);
+
+	if (!creds || !tls_creds_is_server(creds))
+		return creds;
+	tls_creds_unref(creds);
+	error_set(errp, "Expected TLS credentials for a client endpoint");
+	return NULL;
+}
+
+void
+object_init(void)
+{
+	static const struct tls_client client = {
+		.take = take_client_creds, .drop = tls_creds_unref, .start = tls_start,
+	};
+
+	open_set_tls_client(&client);
 }
 
 /* ---- authorization ---- */

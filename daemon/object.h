@@ -29,6 +29,9 @@ void object_release_iothread(struct loop *l);	/* takes NULL */
 /* A reference to the TLS credentials id; NULL with *errp if there are none. */
 struct tls_creds *object_take_tls_creds(const char *id, struct error **errp);
 
+/* Have nodes find their TLS credentials here. */
+void object_init(void);
+
 /* Does the authorization object id let identity in?  Nobody, if there is none of
  * this id; and never one whose identity is not known (NULL). */
 bool object_is_authorized(const char *id, const char *identity);

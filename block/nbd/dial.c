@@ -6,9 +6,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "aio/co.h"
 #include "aio/sock.h"
+#include "aio/timer.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/nbd/lib.h"
@@ -37,6 +40,33 @@ connect_unix(const struct UnixSocketAddress *a, int *ret_fd, struct error **errp
 	return sock_connect_unix(name, ret_fd, errp);
 }
 
+/* A connection that whoever started us has made: used once, since it is hung up then. */
+static int
+use_given(const char *str, int *ret_fd, struct error **errp)
+{
+	int type = 0, fd;
+	socklen_t len = sizeof(type);
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(str, &end, 10);
+	if (errno || end == str || *end || n < 0 || n > INT32_MAX) {
+		error_set(errp, "File descriptor '%s' is not known", str);
+		return -EINVAL;
+	}
+	if (getsockopt((int)n, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM) {
+		error_set(errp, "File descriptor '%s' is not a socket", str);
+		return -ENOTSOCK;
+	}
+	/* Ours is a copy, so that the number does not come to stand for something else. */
+	fd = fcntl((int)n, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return error_set_errno(errp, errno, "Cannot use file descriptor '%s'", str);
+	*ret_fd = fd;
+	return 0;
+}
+
 static int
 connect_to(const struct SocketAddress *a, int64_t deadline_ns, int *ret_fd, struct error **errp)
 {
@@ -45,9 +75,12 @@ connect_to(const struct SocketAddress *a, int64_t deadline_ns, int *ret_fd, stru
 		return connect_unix(&a->u.q_unix, ret_fd, errp);
 	case SOCKET_ADDRESS_TYPE_INET:
 		return sock_connect_tcp(a->u.inet.host, a->u.inet.port, deadline_ns, ret_fd, errp);
+	case SOCKET_ADDRESS_TYPE_VSOCK:
+		return sock_connect_vsock(a->u.vsock.cid, a->u.vsock.port, deadline_ns, ret_fd, errp);
+	case SOCKET_ADDRESS_TYPE_FD:
+		return use_given(a->u.fd.str, ret_fd, errp);
 	default:
-		error_set(errp, "Only sockets of type 'inet' and 'unix' can be connected to");
-		return -EOPNOTSUPP;
+		abort();
 	}
 }
 
@@ -65,9 +98,11 @@ fail(struct error **errp)
 {
 	int err = lib.nbd_get_errno();
 
-	/* What QEMU says where it can be told from the number. */
+	/* What QEMU says where it can be told from what libnbd says. */
 	if (err == ENOENT)
 		error_set(errp, "Requested export not available");
+	else if (strstr(libnbd_text(), "requires TLS"))
+		error_set(errp, "TLS negotiation required before option 7 (go)");
 	else
 		error_set(errp, "Failed to negotiate with the NBD server: %s", libnbd_text());
 	return err ? -err : -EIO;
@@ -81,8 +116,12 @@ shake_hands(struct nbd_handle *h, struct sock *s, int64_t deadline_ns, struct er
 		bool reads = lib.nbd_aio_get_direction(h) & LIBNBD_AIO_DIRECTION_READ;
 		int r = sock_wait(s, reads ? SOCK_READ : SOCK_WRITE, deadline_ns);
 
+		/* One that talks without end would have us wait for nothing. */
+		if (r == 0 && clock_ns() > deadline_ns)
+			r = -ETIMEDOUT;
 		if (r < 0)
 			return error_set_errno(errp, r, "The NBD server did not answer");
+		co_yield();
 		if ((reads ? lib.nbd_aio_notify_read(h) : lib.nbd_aio_notify_write(h)) < 0)
 			return fail(errp);
 	}
@@ -153,20 +192,27 @@ nbd_dial(const struct nbd_client *c, int64_t deadline_ns, struct nbd_line *ret_l
 	 struct nbd_client_export *ret_export, struct error **errp)
 {
 	CLEANUP(handle_close) struct nbd_handle *h = lib.nbd_create();
+	struct nbd_tunnel *tunnel = NULL;
 	int fd, r;
 
 	if (!h || prepare(h, c) < 0)
 		return fail(errp);
 	r = connect_to(c->address, deadline_ns, &fd, errp);
+	if (r >= 0 && c->creds)
+		r = nbd_tunnel_open(c, fd, deadline_ns, &fd, &tunnel, errp);
 	if (r < 0)
 		return r;
 	r = speak(h, fd, deadline_ns, errp);
 	if (r < 0) {
+		(void)shutdown(fd, SHUT_RDWR);
 		close(fd);
+		nbd_tunnel_close(tunnel);
 		return r;
 	}
+	if (tunnel)
+		nbd_tunnel_rest(tunnel);
 	learn(h, c, ret_export);
-	*ret_line = (struct nbd_line){ .handle = STEAL(h), .fd = fd };
+	*ret_line = (struct nbd_line){ .handle = STEAL(h), .fd = fd, .tunnel = tunnel };
 	return 0;
 }
 
@@ -175,4 +221,5 @@ nbd_dial_undo(struct nbd_line *line)
 {
 	lib.nbd_close(STEAL(line->handle));
 	close(line->fd);
+	nbd_tunnel_close(STEAL(line->tunnel));
 }

@@ -268,8 +268,14 @@ hang_up(struct nbd_link *l)
 static int
 watch(struct nbd_link *l)
 {
-	int r = l->sock ? 0 : sock_new(l->line.fd, &l->sock);
+	int r = 0;
 
+	if (l->sock)
+		return 0;
+	if (l->line.tunnel)
+		r = nbd_tunnel_run(l->line.tunnel);
+	if (r >= 0)
+		r = sock_new(l->line.fd, &l->sock);
 	if (r < 0)
 		nbd_dial_undo(&l->line);
 	return r;

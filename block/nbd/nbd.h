@@ -42,6 +42,7 @@ struct nbd_handle;
 struct node;
 struct sock;
 struct SocketAddress;
+struct tls_creds;
 
 /* What the server said of the export. */
 struct nbd_client_export {
@@ -56,6 +57,8 @@ struct nbd_client {
 	const struct SocketAddress *address;	/* within the node's options */
 	const char *export_name;
 	const char *context;			/* that block status is asked in */
+	struct tls_creds *creds;		/* NULL: no TLS */
+	const char *hostname;			/* that a certificate must have; or NULL */
 	int64_t reconnect_ns;			/* how long requests wait for a lost server */
 	struct nbd_client_export export;	/* constant once open */
 	unsigned n_links;
@@ -71,16 +74,34 @@ struct nbd_client {
 struct nbd_line {
 	struct nbd_handle *handle;	/* NULL: none */
 	int fd;
+	struct nbd_tunnel *tunnel;	/* that the socket leads into; NULL: no TLS */
 };
 
-/* Connect and shake hands; gives a line that is ready and watched by nobody, and what
- * the server says.  Coroutine, cancellable.  0 or -errno with *errp: QEMU's text where
+/* Connect and shake hands; gives a line that is ready and watched by nobody, with its
+ * tunnel at rest, and what the server says.  Coroutine, cancellable.  0 or -errno with *errp: QEMU's text where
  * the situation is the same. */
 int nbd_dial(const struct nbd_client *c, int64_t deadline_ns, struct nbd_line *ret_line,
 	     struct nbd_client_export *ret_export, struct error **errp);
 
-/* Close what nbd_dial() gave. */
+/* Close what nbd_dial() gave.  On the loop where its tunnel runs, if it does. */
 void nbd_dial_undo(struct nbd_line *line);
+
+/* ---- tunnel.c: TLS between libnbd and the wire ---- */
+
+/* Ask for TLS on fd, which is connected, and become its owner, whatever comes.  On
+ * success *ret_fd, the caller's, is where a server without TLS seems to begin; the
+ * tunnel runs on this loop.  Coroutine, cancellable.  0 or -errno with *errp. */
+int nbd_tunnel_open(const struct nbd_client *c, int fd, int64_t deadline_ns, int *ret_fd,
+		    struct nbd_tunnel **ret_tunnel, struct error **errp);
+
+/* To move a tunnel to another loop: stop it while nothing is under way, and run it
+ * there; 0 or -errno.  Both on its loop; rest: coroutine. */
+void nbd_tunnel_rest(struct nbd_tunnel *t);
+int nbd_tunnel_run(struct nbd_tunnel *t);
+
+/* Send what can be sent without waiting, say good-bye, hang up.  Coroutine, on its
+ * loop or at rest.  Takes NULL. */
+void nbd_tunnel_close(struct nbd_tunnel *t);
 
 /* ---- request.c: driver functions ---- */
 

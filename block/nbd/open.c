@@ -16,6 +16,7 @@
 #include "block/drivers.h"
 #include "block/nbd/lib.h"
 #include "block/nbd/nbd.h"
+#include "block/open.h"
 #include "schema/types.h"
 
 enum {
@@ -46,21 +47,40 @@ put_escaped(struct buf *b, const char *s)
 	}
 }
 
-/* As the URI that names the same, and as QEMU writes it. */
+static void
+put_export(struct buf *b, const char *name)
+{
+	if (!name || !*name)
+		return;
+	buf_addc(b, '/');
+	put_escaped(b, name);
+}
+
+/* As the URI that names the same, and as QEMU writes it where it writes one; nothing
+ * names a connection that was given. */
 static char *
 make_filename(const struct BlockdevOptionsNbd *o)
 {
+	const struct SocketAddress *a = o->server;
 	struct buf b = { 0 };
-	bool named = o->export && *o->export;
 
-	if (o->server->type == SOCKET_ADDRESS_TYPE_UNIX) {
-		buf_addf(&b, "nbd+unix://%s", named ? "/" : "");
-		put_escaped(&b, named ? o->export : "");
-		buf_addf(&b, "?socket=%s", o->server->u.q_unix.path);
-	} else {
-		buf_addf(&b, "nbd://%s:%s%s", o->server->u.inet.host, o->server->u.inet.port,
-			   named ? "/" : "");
-		put_escaped(&b, named ? o->export : "");
+	switch (a->type) {
+	case SOCKET_ADDRESS_TYPE_UNIX:
+		buf_adds(&b, "nbd+unix://");
+		put_export(&b, o->export);
+		buf_addf(&b, "?socket=%s", a->u.q_unix.path);
+		break;
+	case SOCKET_ADDRESS_TYPE_INET:
+		buf_addf(&b, "nbd://%s:%s", a->u.inet.host, a->u.inet.port);
+		put_export(&b, o->export);
+		break;
+	case SOCKET_ADDRESS_TYPE_VSOCK:
+		buf_addf(&b, "nbd+vsock://%s:%s", a->u.vsock.cid, a->u.vsock.port);
+		put_export(&b, o->export);
+		break;
+	default:
+		buf_addf(&b, "nbd+fd://%s", a->u.fd.str);
+		put_export(&b, o->export);
 	}
 	buf_addc(&b, '\0');
 	if (b.failed)
@@ -77,12 +97,21 @@ check_options(const struct BlockdevOptionsNbd *o, struct error **errp)
 		return error_set(errp, "export name too long to send to server");
 	if (o->x_dirty_bitmap && strlen(o->x_dirty_bitmap) > NAME_MAX_BYTES)
 		return error_set(errp, "x-dirty-bitmap query too long to send to server");
-	if (o->server->type != SOCKET_ADDRESS_TYPE_UNIX &&
-	    o->server->type != SOCKET_ADDRESS_TYPE_INET)
-		return error_set(errp, "Only sockets of type 'inet' and 'unix' can be connected to");
-	if (o->tls_creds)
-		return error_set(errp, "TLS credentials '%s' cannot be used: the driver 'nbd' "
-				 "speaks no TLS", o->tls_creds);
+	return 0;
+}
+
+/* What the server's certificate must be for is said, or clear. */
+static int
+take_tls(struct nbd_client *c, const struct BlockdevOptionsNbd *o, struct error **errp)
+{
+	if (!o->tls_creds)
+		return 0;
+	c->creds = open_tls_client()->take(o->tls_creds, errp);
+	if (!c->creds)
+		return -1;
+	c->hostname = o->tls_hostname;
+	if (!c->hostname && o->server->type == SOCKET_ADDRESS_TYPE_INET)
+		c->hostname = o->server->u.inet.host;
 	return 0;
 }
 
@@ -153,13 +182,20 @@ set_limits(struct nbd_client *c)
 	atomic_store(&c->node->size, round_down(x->size, min));
 }
 
+/* Is there but the one connection that somebody made for us? */
+static bool
+is_given(const struct nbd_client *c)
+{
+	return c->address->type == SOCKET_ADDRESS_TYPE_FD;
+}
+
 /* One link for each I/O loop where that is safe, else one. */
 static int
 make_links(struct nbd_client *c)
 {
 	unsigned loops = loop_io_count();
 
-	c->n_links = c->export.multi && loops > 1 ? loops : 1;
+	c->n_links = c->export.multi && loops > 1 && !is_given(c) ? loops : 1;
 	c->links = calloc(c->n_links, sizeof(*c->links));
 	if (!c->links)
 		return -ENOMEM;
@@ -169,26 +205,11 @@ make_links(struct nbd_client *c)
 }
 
 static int
-nbd_open(struct node *n, struct opener *op, struct error **errp)
+connect_first(struct nbd_client *c, const struct BlockdevOptionsNbd *o, struct error **errp)
 {
-	const struct BlockdevOptionsNbd *o = &n->options->u.nbd;
-	struct nbd_client *c = n->state;
 	struct nbd_line line;
 	int r;
 
-	(void)op;
-	*c = (struct nbd_client){
-		.node = n,
-		.address = o->server,
-		.export_name = o->export ? o->export : "",
-		.context = o->x_dirty_bitmap ? o->x_dirty_bitmap : "base:allocation",
-		.reconnect_ns = o->has_reconnect_delay ? o->reconnect_delay * SECOND : 0,
-	};
-	if (check_options(o, errp))
-		return -1;
-	n->filename = make_filename(o);
-	if (!n->filename)
-		return error_set(errp, "Cannot allocate memory");
 	if (lib_load(errp) || dial(c, o, &line, errp))
 		return -1;
 	if (check_export(c, o, errp) || make_links(c) < 0) {
@@ -205,6 +226,30 @@ nbd_open(struct node *n, struct opener *op, struct error **errp)
 }
 
 static int
+nbd_open(struct node *n, struct opener *op, struct error **errp)
+{
+	const struct BlockdevOptionsNbd *o = &n->options->u.nbd;
+	struct nbd_client *c = n->state;
+	int r;
+
+	(void)op;
+	*c = (struct nbd_client){
+		.node = n,
+		.address = o->server,
+		.export_name = o->export ? o->export : "",
+		.context = o->x_dirty_bitmap ? o->x_dirty_bitmap : "base:allocation",
+		.reconnect_ns = o->has_reconnect_delay ? o->reconnect_delay * SECOND : 0,
+	};
+	if (check_options(o, errp) || take_tls(c, o, errp))
+		return -1;
+	n->filename = make_filename(o);
+	r = n->filename ? connect_first(c, o, errp) : error_set(errp, "Cannot allocate memory");
+	if (r < 0)
+		open_tls_client()->drop(c->creds);
+	return r;
+}
+
+static int
 nbd_hang_up(struct node *n)
 {
 	struct nbd_client *c = n->state;
@@ -212,6 +257,7 @@ nbd_hang_up(struct node *n)
 	for (unsigned i = 0; i < c->n_links; i++)
 		nbd_link_close(&c->links[i]);
 	free(c->links);
+	open_tls_client()->drop(c->creds);
 	return 0;
 }
 

@@ -45,8 +45,6 @@ def test_texts_of_what_cannot_be_opened(pair, kits):
         assert 'error' in pair.ask('blockdev-add', o)
     pair.ask('blockdev-add', options(kits('rw'), x_dirty_bitmap='qemu:dirty-bitmap:none'),
              differ='QEMU loses its own text and says "Invalid argument"')
-    pair.ask('blockdev-add', options(kits('rw'), tls_creds='none'),
-             differ='no TLS here, whatever credentials there are')
 
 
 def test_what_is_shown(pair, kits):

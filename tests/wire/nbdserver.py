@@ -8,7 +8,12 @@
         s.connections, s.requests        # what came so far
 
 It speaks fixed newstyle with simple replies, and keeps what is written in
-s.content.  `garble(bytes) -> bytes` may change all that it sends.
+s.content.  `garble(bytes) -> bytes` may change all that it sends.  With `tls`, an
+ssl.SSLContext, it serves nobody who does not ask for TLS.  With `structured` it gives
+structured replies, and block status in the context 1, where all is data.
+
+`s.lie(kind, cookie, at, length)` gives bytes to send in place of a reply, or None;
+`s.infos`, bytes to send in place of the first reply to GO.
 """
 import os
 import select
@@ -17,25 +22,32 @@ import struct
 import threading
 
 HANDSHAKE = b'NBDMAGIC' + b'IHAVEOPT' + struct.pack('>H', 3)
-OPT_EXPORT_NAME, OPT_ABORT, OPT_GO = 1, 2, 7
-REP_ACK, REP_INFO, REP_ERR_UNSUP = 1, 3, 0x80000001
+OPT_EXPORT_NAME, OPT_ABORT, OPT_STARTTLS, OPT_GO, OPT_STRUCTURED, OPT_SET_META = 1, 2, 5, 7, 8, 10
+REP_ACK, REP_INFO, REP_META = 1, 3, 4
+REP_ERR_UNSUP, REP_ERR_TLS_REQD = 0x80000001, 0x80000005
+CONTEXT = 1
 HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_ZEROES, MULTI = 1, 4, 8, 32, 64, 256
-READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES = range(7)
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 
 
 class Server:
     def __init__(self, path, content=bytes(1 << 20),
-                 flags=HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_ZEROES, garble=None):
+                 flags=HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_ZEROES, garble=None,
+                 tls=None, structured=False):
         self.path = str(path)
         self.content = bytearray(content)
         self.flags = flags
         self.garble = garble
+        self.tls = tls
+        self.structured = structured
+        self.lie = lambda kind, cookie, at, length: None
+        self.infos = None
         self.silent = False
         self.cut = None
         self.connections = 0
         self.requests = []
         self.lock = threading.Lock()
-        self.open = set()
+        self.open = {}          # thread: its socket
         self.ending = False
 
     def __enter__(self):
@@ -60,9 +72,9 @@ class Server:
 
     def drop(self):
         with self.lock:
-            for s in self.open:
+            for s in self.open.values():
                 try:
-                    s.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(s, socket.SHUT_RDWR)     # of TLS, not its end
                 except OSError:
                     pass
 
@@ -72,10 +84,10 @@ class Server:
             if self.end_r in ready:
                 return
             s, _ = self.listener.accept()
-            with self.lock:
-                self.open.add(s)
-                self.connections += 1
             t = threading.Thread(target=self._serve, args=(s,), daemon=True)
+            with self.lock:
+                self.open[t] = s
+                self.connections += 1
             self.threads.append(t)
             t.start()
 
@@ -102,33 +114,51 @@ class Server:
 
     def _serve(self, s):
         try:
-            if self._handshake(s):
-                while self._request(s):
-                    pass
+            s = self._handshake(s)
+            while s and self._request(s):
+                pass
         except (EOFError, OSError):
             pass
         finally:
             with self.lock:
-                self.open.discard(s)
-            s.close()
+                self.open.pop(threading.current_thread()).close()
+
+    def _start_tls(self, s):
+        with self.lock:
+            s = self.tls.wrap_socket(s, server_side=True, do_handshake_on_connect=False)
+            self.open[threading.current_thread()] = s
+        s.do_handshake()
+        return s
 
     def _handshake(self, s):
         self._send(s, HANDSHAKE)
         self._recv(s, 4)
+        plain = self.tls is not None
         while True:
             _, option, length = struct.unpack('>QII', self._recv(s, 16))
             self._recv(s, length)
+            if option == OPT_STARTTLS and plain:
+                self._reply(s, option, REP_ACK)
+                s, plain = self._start_tls(s), False
+                continue
+            if plain and option != OPT_ABORT:
+                self._reply(s, option, REP_ERR_TLS_REQD)
+                continue
             if option == OPT_GO:
                 info = struct.pack('>HQH', 0, len(self.content), self.flags)
-                self._reply(s, option, REP_INFO, info)
+                self._send(s, self.infos or option_reply(option, REP_INFO, info))
                 self._reply(s, option, REP_ACK)
-                return True
-            self._reply(s, option, REP_ACK if option == OPT_ABORT else REP_ERR_UNSUP)
+                return s
+            if option == OPT_SET_META and self.structured:
+                self._reply(s, option, REP_META, struct.pack('>I', CONTEXT) + b'base:allocation')
+            known = option == OPT_ABORT or (self.structured and
+                                            option in (OPT_STRUCTURED, OPT_SET_META))
+            self._reply(s, option, REP_ACK if known else REP_ERR_UNSUP)
             if option == OPT_ABORT:
-                return False
+                return None
 
     def _reply(self, s, option, kind, data=b''):
-        self._send(s, struct.pack('>QIII', 0x3e889045565a9, option, kind, len(data)) + data)
+        self._send(s, option_reply(option, kind, data))
 
     def _request(self, s):
         magic, flags, kind, cookie, at, length = struct.unpack('>IHHQQI', self._recv(s, 28))
@@ -144,6 +174,31 @@ class Server:
             self.content[at:at + length] = data
         elif kind == ZEROES:
             self.content[at:at + length] = bytes(length)
-        reply = struct.pack('>IIQ', 0x67446698, 0, cookie)
-        self._send(s, reply + (bytes(self.content[at:at + length]) if kind == READ else b''))
+        self._send(s, self.lie(kind, cookie, at, length) or self._truth(kind, cookie, at, length))
         return True
+
+    def _truth(self, kind, cookie, at, length):
+        data = bytes(self.content[at:at + length]) if kind == READ else b''
+        if self.structured and kind == READ:
+            return chunk(cookie, CHUNK_DATA, struct.pack('>Q', at) + data)
+        if kind == STATUS:
+            return chunk(cookie, CHUNK_STATUS, struct.pack('>III', CONTEXT, length, 0))
+        return simple(cookie) + data
+
+
+CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS, CHUNK_ERROR, CHUNK_ERROR_OFFSET = (
+    0, 1, 2, 5, 0x8001, 0x8002)
+
+
+def option_reply(option, kind, data=b'', length=None):
+    return struct.pack('>QIII', 0x3e889045565a9, option, kind,
+                       len(data) if length is None else length) + data
+
+
+def simple(cookie, error=0):
+    return struct.pack('>IIQ', 0x67446698, error, cookie)
+
+
+def chunk(cookie, kind, data=b'', flags=1, length=None):
+    return struct.pack('>IHHQI', 0x668e33ef, flags, kind, cookie,
+                       len(data) if length is None else length) + data
