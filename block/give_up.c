@@ -30,6 +30,19 @@ gather(struct node *n, struct leaves *l)
 		gather(e->child, l);
 }
 
+bool
+node_has_peer(const struct node *n)
+{
+	const struct edge *e;
+
+	if (n->driver->give_up)
+		return true;
+	LIST_FOREACH(e, &n->edges, in_parent)
+		if (node_has_peer(e->child))
+			return true;
+	return false;
+}
+
 void
 node_give_up(struct node *const *nodes, size_t count, int64_t silent_ns)
 {

@@ -165,25 +165,44 @@ node_del(const char *name, struct error **errp)
 	return 0;
 }
 
+static bool
+is_idle_peer(const struct node *n)
+{
+	return n->refs == 1 && node_has_peer(n);
+}
+
+/* Of those that the monitor owns the last one that fits, where that is asked. */
 static struct node *
-last_owned(void)
+last_owned(bool (*fits)(const struct node *n))
 {
 	for (struct list *l = graph_nodes.prev; l != &graph_nodes; l = l->prev) {
 		struct node *n = LIST_ENTRY(l, struct node, in_all);
 
-		if (n->monitor_owned)
+		if (n->monitor_owned && (!fits || fits(n)))
 			return n;
 	}
 	return NULL;
 }
 
-void
-node_close_all(void)
+static void
+close_owned(bool (*fits)(const struct node *n))
 {
 	struct node *n;
 
-	while ((n = last_owned())) {
+	while ((n = last_owned(fits))) {
 		n->monitor_owned = false;
 		node_unref(n);
 	}
+}
+
+void
+node_close_all(void)
+{
+	close_owned(NULL);
+}
+
+void
+node_close_peers(void)
+{
+	close_owned(is_idle_peer);
 }

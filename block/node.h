@@ -66,8 +66,14 @@ int node_del(const char *name, struct error **errp);
  * so long, be they whose they may.  Coroutine. */
 void node_give_up(struct node *const *nodes, size_t count, int64_t silent_ns);
 
+/* Do bytes of n lie with a peer, as an NBD server? */
+bool node_has_peer(const struct node *n);
+
 /* Close everything that the monitor owns, in reverse order; coroutine. */
 void node_close_all(void);
+/* And before that, where the peer may be ourselves: what the monitor alone uses and
+ * has a peer. */
+void node_close_peers(void);
 
 /* Called, where set, when a node is closed that could not store everything; err
  * is a negative errno.  For a log line and the exit status. */

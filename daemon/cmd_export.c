@@ -5,6 +5,7 @@
 #include "aio/timer.h"
 #include "base/error.h"
 #include "block/node.h"
+#include "block/root.h"
 #include "daemon/object.h"
 #include "daemon/systemd.h"
 #include "export/export.h"
@@ -28,9 +29,27 @@ cmd_export_init(void)
 	export_set_hooks(&hooks);
 }
 
+static bool
+shows_peer(const struct export *e)
+{
+	return node_has_peer(root_node(e->root));
+}
+
+/* A node may be a client of our own exports: while they are there, it is flushed and
+ * closed.  One that is exported itself waits for that export to end, and each lies
+ * with an older one. */
+static void
+close_own_clients(void)
+{
+	do {
+		node_close_peers();
+	} while (export_del_newest(shows_peer));
+}
+
 void
 cmd_export_done(void)
 {
+	close_own_clients();
 	nbd_server_stop_all();
 	/* All kinds that there are have been waited for. */
 	export_close_all(NULL, clock_ns());

@@ -159,11 +159,19 @@ wait_gone(uint64_t serial, bool (*fits)(const struct export *e), int64_t deadlin
 	}
 }
 
+static void
+del(struct export *e)
+{
+	uint64_t serial = e->serial;
+
+	shut_down(e);
+	wait_gone(serial, NULL, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
+}
+
 int
 export_del(const char *id, bool hard, struct error **errp)
 {
 	struct export *e = export_find(id);
-	uint64_t serial;
 
 	if (!e)
 		return error_set(errp, "Export '%s' is not found", id);
@@ -171,10 +179,22 @@ export_del(const char *id, bool hard, struct error **errp)
 		return error_set(errp, "Export '%s' is already shutting down", id);
 	if (!hard && e->refs > 1)
 		return error_set(errp, "export '%s' still in use", id);
-	serial = e->serial;
-	shut_down(e);
-	wait_gone(serial, NULL, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
+	del(e);
 	return 0;
+}
+
+bool
+export_del_newest(bool (*fits)(const struct export *e))
+{
+	struct export *e;
+
+	LIST_FOREACH(e, &exports, link) {
+		if (e->state == EXPORT_ALIVE && fits(e)) {
+			del(e);
+			return true;
+		}
+	}
+	return false;
 }
 
 bool

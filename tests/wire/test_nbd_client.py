@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -297,6 +298,35 @@ def test_an_export_that_changed_meanwhile_is_not_taken(start, tmp):
     d.stop()
 
 
+@pytest.mark.io
+def test_a_connection_that_was_given(start, tmp):
+    """Serves as long as it lasts; then nobody can connect again."""
+    with nbdserver.Server(tmp / 's.sock', b'q' * MIB,
+                          flags=nbdserver.HAS_FLAGS | nbdserver.MULTI) as s:
+        mine = socket.socket(socket.AF_UNIX)
+        mine.connect(s.path)
+        d = start(pass_fds=[mine.fileno()])
+        given = {'type': 'fd', 'str': str(mine.fileno())}
+        mine.close()
+        d.cmd('blockdev-add', {'driver': 'nbd', 'node-name': 'n', 'server': given})
+        with nbdraw.connect(served(d, tmp), 'e') as c:
+            for i in range(20):
+                c.request(nbdraw.READ, i * 4096, 4096)
+                assert c.simple(4096)[2] == b'q' * 4096
+            s.drop()
+            c.request(nbdraw.READ, 0, 4096)
+            assert c.simple()[0] == nbdraw.EIO
+        assert s.connections == 1
+        d.cmd('block-export-del', id='e', mode='hard')
+        d.cmd('blockdev-del', node_name='n')
+        for fd in (given['str'], '0', '999', 'name'):
+            with pytest.raises(quoin.QmpError):
+                d.cmd('blockdev-add', {'driver': 'nbd', 'node-name': 'n',
+                                       'server': {'type': 'fd', 'str': fd}})
+        assert d.cmd('query-named-block-nodes') == []
+    d.stop()
+
+
 def test_open_timeout_waits_for_the_server(start, tmp, kit):
     d = start()
     path = tmp / 'kit.sock'
@@ -460,6 +490,41 @@ def test_a_node_on_the_daemons_own_export(start, tmp):
     d.send_signal(signal.SIGTERM)
     d.wait(0)
     assert disk.read_bytes()[:512] == b'z' * 512
+
+
+@pytest.mark.parametrize('signo', [None, signal.SIGTERM])
+def test_what_was_not_flushed_is_stored_through_all_of_its_own_exports(start, tmp, signo):
+    """A node on an export of a node on an export of a qcow2 image on an export of a file."""
+    disk = tmp / 'i.qcow2'
+    images.qcow2(disk, '8M')
+    disk.write_bytes(disk.read_bytes() + bytes(4 * MIB))
+    d = start('--blockdev', 'driver=file,node-name=f,filename=%s' % disk)
+    own = served(d, tmp, 'f')
+
+    def on(export, name):
+        return {'driver': 'nbd', 'node-name': name, 'server': unix(own), 'export': export}
+
+    def show(node, export):
+        d.cmd('block-export-add', {'type': 'nbd', 'id': export, 'node-name': node, 'name': export,
+                                   'writable': True})
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q', 'file': on('e', 'n')})
+    show('q', 'e2')
+    d.cmd('blockdev-add', on('e2', 'n2'))
+    show('n2', 'e3')
+    d.cmd('blockdev-add', on('e3', 'n3'))
+    show('n3', 'e4')
+    with nbdraw.connect(own, 'e4') as c:
+        c.request(nbdraw.WRITE, MIB, 512, data=b'z' * 512)
+        assert c.simple()[0] == 0
+        if signo:
+            d.send_signal(signo)
+        else:
+            d.cmd('quit')
+        d.wait(0)
+    assert 'could not store' not in d.stderr()
+    images.check(disk)
+    assert 'Pattern verification failed' not in quoin.run(
+        peers.QEMU_IO, '-f', 'qcow2', '-c', 'read -P 122 1M 512', disk, tmp=tmp, check=True).out
 
 
 def test_a_node_on_an_export_of_itself_holds_nothing_up(start, tmp):
