@@ -2,7 +2,6 @@
 #include "aio/work.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -30,15 +29,16 @@ static struct {
 	pthread_cond_t ended;		/* a worker has ended */
 	struct job *head, **tail;
 	unsigned n_threads, n_idle, n_queued;
+	unsigned n_calls;		/* workers with a call: they may hang in it */
 	bool stopping;
 } pool = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.ended = PTHREAD_COND_INITIALIZER,
 };
 
-/* Workers between telling that a call is done and having woken its coroutine:
- * the coroutine may be through, and the loops be stopped, before they have. */
-static atomic_uint n_waking;
+/* Those of n_calls that are through with it, from before they tell so: the coroutine
+ * may be through as well, and the loops be stopped, before they have woken it. */
+static atomic_uint n_through;
 
 static pthread_once_t pool_once = PTHREAD_ONCE_INIT;
 
@@ -74,6 +74,7 @@ job_take(void)
 		if (!pool.head)
 			pool.tail = &pool.head;
 		pool.n_queued--;
+		pool.n_calls++;
 	}
 	return job;
 }
@@ -90,11 +91,12 @@ worker(void *arg)
 
 		pthread_mutex_unlock(&pool.lock);
 		job->result = job->fn(job->arg);
-		atomic_fetch_add(&n_waking, 1);
+		atomic_fetch_add(&n_through, 1);
 		atomic_store(&job->done, true);
 		co_wake(co);
-		atomic_fetch_sub(&n_waking, 1);
 		pthread_mutex_lock(&pool.lock);
+		pool.n_calls--;
+		atomic_fetch_sub(&n_through, 1);
 	}
 	pool.n_threads--;
 	pthread_cond_broadcast(&pool.ended);
@@ -162,8 +164,10 @@ work_run(int (*fn)(void *arg), void *arg)
 	return job.result;
 }
 
-/* End the idle workers.  One that hangs in a call is left to the process's
- * own end: nobody waits for its result any more. */
+/* End all workers but those that hang in a call, which are left to the process's own
+ * end: nobody waits for their results any more.  The others are gone when it returns,
+ * also those that had no time yet to become idle: who forks then finds the lock free,
+ * and no worker counted who does not exist in the child. */
 void
 work_stop(void)
 {
@@ -171,9 +175,7 @@ work_stop(void)
 	pthread_mutex_lock(&pool.lock);
 	pool.stopping = true;
 	pthread_cond_broadcast(&pool.work);
-	while (pool.n_idle > 0)
+	while (pool.n_threads > pool.n_calls - atomic_load(&n_through))
 		pthread_cond_wait(&pool.ended, &pool.lock);
 	pthread_mutex_unlock(&pool.lock);
-	while (atomic_load(&n_waking))
-		sched_yield();
 }
