@@ -2,6 +2,7 @@
 #include "block/open.h"
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/checkpoint.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/mark.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/refs.h"
@@ -55,7 +56,7 @@ qcow2_close(struct node *n)
 		timer_cancel(&q->clean_timer);
 	if (!n->read_only && !q->encrypted && !q->checking) {
 		bitmaps = qcow2_bitmaps_store(q, true);
-		r = qcow2_settle_clean(q);
+		r = qcow2_corrupt_end(q, qcow2_settle_clean(q));
 	}
 	if (q->key)
 		q->decryptor->forget(q->key);

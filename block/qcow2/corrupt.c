@@ -11,25 +11,6 @@
 #include "block/qcow2/mark.h"
 #include "block/qcow2/qcow2.h"
 
-int
-qcow2_corrupt_note(struct qcow2 *q, uint64_t off, uint64_t len, const char *fmt, ...)
-{
-	struct qcow2_corruption *c = &q->corruption;
-	va_list ap;
-
-	/* The check judges for itself, and tells all. */
-	if (q->checking || c->noted)
-		return -EIO;
-	c->noted = true;
-	c->off = off;
-	c->len = len;
-	va_start(ap, fmt);
-	vsnprintf(c->text, sizeof(c->text), fmt, ap);
-	va_end(ap);
-	atomic_store(&q->corrupt, QCOW2_CORRUPT_NOTED);
-	return -EIO;
-}
-
 /* ---- telling ---- */
 
 /* On its way to loop 0. */
@@ -49,13 +30,15 @@ deliver(struct loop_task *t)
 	free(r);
 }
 
-/* What cannot be told for want of memory is in the image all the same. */
+/* With the lock held.  What cannot be told for want of memory is in the image all the
+ * same. */
 static void
-tell(const struct qcow2 *q, bool fatal)
+tell(struct qcow2 *q, bool fatal)
 {
-	const struct qcow2_corruption *c = &q->corruption;
+	struct qcow2_corruption *c = &q->corruption;
 	struct report *r = node_corrupted ? calloc(1, sizeof(*r)) : NULL;
 
+	c->told = true;
 	if (!r)
 		return;
 	snprintf(r->node, sizeof(r->node), "%s", q->node->name);
@@ -68,6 +51,43 @@ tell(const struct qcow2 *q, bool fatal)
 	loop_post(loop_main(), &r->task);
 }
 
+/* ---- noting ---- */
+
+int
+qcow2_corrupt_note(struct qcow2 *q, uint64_t off, uint64_t len, const char *fmt, ...)
+{
+	struct qcow2_corruption *c = &q->corruption;
+	va_list ap;
+
+	/* The check judges for itself, and tells all. */
+	if (q->checking || c->noted)
+		return -EIO;
+	c->noted = true;
+	c->off = off;
+	c->len = len;
+	va_start(ap, fmt);
+	vsnprintf(c->text, sizeof(c->text), fmt, ap);
+	va_end(ap);
+	atomic_store(&q->corrupt, QCOW2_CORRUPT_NOTED);
+	return -EIO;
+}
+
+void
+qcow2_corrupt_remark(struct qcow2 *q, const char *fmt, ...)
+{
+	struct qcow2_corruption *c = &q->corruption;
+	va_list ap;
+
+	if (q->checking || c->noted || c->told)
+		return;
+	c->off = QCOW2_NOWHERE;
+	c->len = 0;
+	va_start(ap, fmt);
+	vsnprintf(c->text, sizeof(c->text), fmt, ap);
+	va_end(ap);
+	tell(q, false);
+}
+
 /* The first request that gets here does it all. */
 static void
 act(struct qcow2 *q)
@@ -78,7 +98,10 @@ act(struct qcow2 *q)
 	if (!atomic_compare_exchange_strong(&q->corrupt, &noted,
 					    fatal ? QCOW2_CORRUPT_DEAD : QCOW2_CORRUPT_TOLD))
 		return;
-	tell(q, fatal);
+	qcow2_lock(q);
+	if (fatal || !q->corruption.told)
+		tell(q, fatal);
+	qcow2_unlock(q);
 	if (!fatal)
 		return;
 	/* What fails here leaves an image that is as broken, and not marked. */
@@ -97,7 +120,7 @@ is_dead(const struct qcow2 *q)
 int
 qcow2_corrupt_end(struct qcow2 *q, int r)
 {
-	if (r == -EIO && atomic_load(&q->corrupt) == QCOW2_CORRUPT_NOTED)
+	if (atomic_load_explicit(&q->corrupt, memory_order_relaxed) == QCOW2_CORRUPT_NOTED)
 		act(q);
 	return r;
 }

@@ -5,6 +5,9 @@
  * entrance, then says so (node_corrupted()), once for an image; and where the image
  * could have been written, it is marked as corrupt on disk, no table is written any
  * more, and every later request fails with -ENOMEDIUM, as if it were not there.
+ *
+ * What does not matter any more, because it gave way, is only remarked on: an event
+ * says so, once and if nothing was said before, and the image stays in use.
  */
 #ifndef BLOCK_QCOW2_CORRUPT_H
 #define BLOCK_QCOW2_CORRUPT_H
@@ -24,6 +27,10 @@ struct qcow2;
  * matter of a place).  Returns -EIO. */
 int qcow2_corrupt_note(struct qcow2 *q, uint64_t off, uint64_t len, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/* With q->lock held: as above, and nothing fails. */
+void qcow2_corrupt_remark(struct qcow2 *q, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* Where a request, or a command, ends with r: the noting has its consequences.  Returns
  * r.  Coroutine, without q->lock and the checkpoint lock. */

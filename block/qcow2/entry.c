@@ -63,9 +63,11 @@ qcow2_l2e_clusters(const struct qcow2 *q, struct qcow2_l2e e, uint64_t *ret_host
 {
 	uint64_t off, len;
 
+	if (q->external_data)
+		return 0;
 	if (!(e.entry & QCOW2_COMPRESSED)) {
 		*ret_host = e.entry & QCOW2_OFFSET_MASK;
-		return qcow2_l2e_has_host(q, e) && !q->external_data ? 1 : 0;
+		return qcow2_l2e_has_host(q, e) ? 1 : 0;
 	}
 	qcow2_compressed_extent(q, e.entry, &off, &len);
 	*ret_host = round_down(off, q->cluster_size);

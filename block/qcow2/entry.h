@@ -32,7 +32,7 @@ enum qcow2_kind {
 	QCOW2_RUN_ZERO_ALLOC,	/* reads as zeroes, has a cluster for later */
 	QCOW2_RUN_NORMAL,
 	QCOW2_RUN_COMPRESSED,
-	QCOW2_RUN_INVALID,	/* nothing that the specification knows */
+	QCOW2_RUN_INVALID,	/* nothing that can be read */
 };
 
 static inline struct qcow2_l2e

@@ -87,6 +87,16 @@ misplaced_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint
 				  index_of(q, p));
 }
 
+/* Which a write is about to go to. */
+static int
+unaligned_target(struct qcow2 *q, struct qcow2_l2e e, uint64_t guest)
+{
+	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "%s cluster offset %#" PRIx64
+				  " unaligned (guest offset: %#" PRIx64 ")",
+				  e.entry & QCOW2_ZERO_BIT ? "Preallocated zero" : "Data",
+				  e.entry & QCOW2_OFFSET_MASK, guest);
+}
+
 /* What one entry says about off within its cluster. */
 static int
 read_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t off,
@@ -125,6 +135,32 @@ read_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t 
 	return 0;
 }
 
+/* The same to a write, at guest, into the subcluster that starts at off. */
+static int
+write_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e, uint64_t off,
+	    uint64_t guest, struct qcow2_run *run)
+{
+	uint64_t in_cluster = off & (q->cluster_size - 1), host = e.entry & QCOW2_OFFSET_MASK;
+	enum qcow2_kind kind = qcow2_l2e_kind(q, e, qcow2_sub_of(q, off));
+	bool has_host = qcow2_l2e_has_host(q, e);
+	bool owned = has_host && p->owned && (e.entry & QCOW2_COPIED);
+	bool odd = has_host && !is_aligned(host, q->cluster_size);
+	bool misplaced = q->external_data && has_host && host + in_cluster != off;
+
+	if (owned && odd)
+		return unaligned_target(q, e, guest);
+	if (q->extended_l2 && kind == QCOW2_RUN_INVALID)
+		return wrong_entry(q, p, "Invalid cluster entry found");
+	if (kind != QCOW2_RUN_INVALID && (owned || (!odd && !misplaced)) &&
+	    !(kind == QCOW2_RUN_COMPRESSED && q->external_data))
+		return read_entry(q, p, e, off, run);
+	*run = (struct qcow2_run){
+		.kind = QCOW2_RUN_INVALID, .owned = owned,
+		.len = q->cluster_size - in_cluster, .host = owned ? host + in_cluster : 0,
+	};
+	return 0;
+}
+
 /* Does entry go on where run ends? */
 static bool
 continues(const struct qcow2 *q, const struct place *p, const struct qcow2_run *run,
@@ -137,6 +173,7 @@ continues(const struct qcow2 *q, const struct place *p, const struct qcow2_run *
 	case QCOW2_RUN_ZERO:
 		return true;
 	case QCOW2_RUN_COMPRESSED:
+	case QCOW2_RUN_INVALID:
 		return false;
 	default:
 		return (e.entry & QCOW2_OFFSET_MASK) == run->host + run->len &&
@@ -163,13 +200,20 @@ extend(const struct qcow2 *q, const struct place *p, struct qcow2_run *run,
 	return run->len < len;
 }
 
+/* What a run is looked up for: a write at guest, if it is one. */
+struct purpose {
+	bool write;
+	uint64_t guest;
+};
+
 /* With the lock held.  1: *run; 0: *ret_missing has to be loaded; -EIO. */
 static int
-find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *run,
+find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct qcow2_run *run,
 	 uint64_t *ret_missing)
 {
 	uint64_t next, l2_span = UINT64_C(1) << (q->l2_bits + q->cluster_bits);
 	struct qcow2_slice *s;
+	struct qcow2_l2e e;
 	struct place p;
 	int r = find_place(q, off, &p);
 
@@ -184,7 +228,9 @@ find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *run,
 			*ret_missing = p.slice_off;
 			return 0;
 		}
-		r = read_entry(q, &p, qcow2_l2e_get(q, s->data, p.index), off, run);
+		e = qcow2_l2e_get(q, s->data, p.index);
+		r = why.write ? write_entry(q, &p, e, off, why.guest, run)
+			      : read_entry(q, &p, e, off, run);
 		if (r < 0)
 			return r;
 		if (!is_aligned(off + run->len, q->cluster_size) ||
@@ -212,15 +258,15 @@ out:
 	return 1;
 }
 
-int
-qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret)
+static int
+lock_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct qcow2_run *ret)
 {
 	for (;;) {
 		uint64_t missing;
 		int r;
 
 		qcow2_lock(q);
-		r = find_run(q, off, len, ret, &missing);
+		r = find_run(q, off, len, why, ret, &missing);
 		if (r > 0)
 			return 0;
 		qcow2_unlock(q);
@@ -229,6 +275,21 @@ qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *re
 		if (r < 0)
 			return r;
 	}
+}
+
+int
+qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret)
+{
+	return lock_run(q, off, len, (struct purpose){ .write = false }, ret);
+}
+
+int
+qcow2_map_lock_write(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret)
+{
+	uint64_t start = round_down(off, q->sub_size), end = round_up(off + len, q->sub_size);
+
+	return lock_run(q, start, end - start, (struct purpose){ .write = true, .guest = off },
+			ret);
 }
 
 bool
@@ -352,7 +413,8 @@ lock_slice(struct qcow2 *q, uint64_t guest, bool skip, struct place *p,
 	}
 }
 
-/* Old gave way to new: what does the old entry refer to that the new does not? */
+/* Old gave way to new: what does the old entry refer to that the new does not?  From a
+ * place that cannot be nothing is taken: it may be somebody else's. */
 static void
 drop_old(struct qcow2 *q, struct qcow2_l2e old, struct qcow2_l2e new, enum qcow2_free_why why)
 {
@@ -363,6 +425,10 @@ drop_old(struct qcow2 *q, struct qcow2_l2e old, struct qcow2_l2e new, enum qcow2
 	if (!(old.entry & QCOW2_COMPRESSED) && qcow2_l2e_clusters(q, new, &new_host) &&
 	    old_host == new_host)
 		return;
+	if (!is_aligned(old_host, q->cluster_size)) {
+		qcow2_corrupt_remark(q, "Cannot free unaligned cluster %#" PRIx64, old_host);
+		return;
+	}
 	qcow2_refs_drop_later(q, old_host, n, why);
 }
 

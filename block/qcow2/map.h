@@ -29,6 +29,11 @@ bool qcow2_run_is_zero(const struct qcow2 *q, const struct qcow2_run *run);
  * a table is not in the cache. */
 int qcow2_map_lock(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret);
 
+/* The same for a write at off, of len bytes: the run at the start of off's subcluster.
+ * An entry that could not be read, but gives way to what is written, is a run of
+ * kind INVALID, of one cluster. */
+int qcow2_map_lock_write(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret);
+
 /* Change the entries of n clusters from guest onwards, which the caller claimed:
  * fn gets each old entry and returns the new one.  What the old entries held
  * and the new ones don't is dropped (later).  L2 tables are made where there

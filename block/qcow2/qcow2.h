@@ -131,6 +131,7 @@ struct qcow2_shard {
 enum { QCOW2_CORRUPT_TEXT = 160 };
 struct qcow2_corruption {
 	bool noted;
+	bool told;			/* an event was sent, for this or for less */
 	uint64_t off, len;
 	char text[QCOW2_CORRUPT_TEXT];
 };

@@ -382,7 +382,7 @@ drop(struct qcow2 *q, uint32_t i, struct error **errp)
 	else
 		sound = !let_go(q, &s, l1, errp);
 	end(q, was_dirty, sound);
-	(void)qcow2_corrupt_end(q, r < 0 || !sound ? -EIO : 0);
+	(void)qcow2_corrupt_end(q, r);
 	return r < 0 || !sound ? -1 : 0;
 }
 

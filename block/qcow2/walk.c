@@ -2,6 +2,7 @@
 #include "block/qcow2/walk.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -9,6 +10,7 @@
 #include "base/cleanup.h"
 #include "block/io.h"
 #include "block/qcow2/checkpoint.h"
+#include "block/qcow2/corrupt.h"
 #include "block/qcow2/entry.h"
 #include "block/qcow2/overlap.h"
 #include "block/qcow2/refs.h"
@@ -58,7 +60,33 @@ collect(struct walk *w, uint64_t host, uint64_t n)
 }
 
 static int
-walk_table(struct walk *w, const uint8_t *table)
+unaligned_table(struct qcow2 *q, uint64_t off, uint64_t l1_index)
+{
+	int r;
+
+	qcow2_lock(q);
+	r = qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "L2 table offset %#" PRIx64
+			       " unaligned (L1 index: %#" PRIx64 ")", off, l1_index);
+	qcow2_unlock(q);
+	return r;
+}
+
+static int
+unaligned_cluster(struct qcow2 *q, uint64_t host, uint64_t table, uint64_t l2_index)
+{
+	int r;
+
+	qcow2_lock(q);
+	r = qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "Cluster allocation offset %#" PRIx64
+			       " unaligned (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")",
+			       host, table, l2_index);
+	qcow2_unlock(q);
+	return r;
+}
+
+/* The L2 table at off. */
+static int
+walk_table(struct walk *w, uint64_t off, const uint8_t *table)
 {
 	struct qcow2 *q = w->q;
 	int r = 0;
@@ -69,9 +97,8 @@ walk_table(struct walk *w, const uint8_t *table)
 
 		if (!n)
 			continue;
-		if (qcow2_l2e_has_host(q, e) && !is_aligned(e.entry & QCOW2_OFFSET_MASK,
-							 q->cluster_size))
-			return -EIO;
+		if (qcow2_l2e_has_host(q, e) && !is_aligned(host, q->cluster_size))
+			return unaligned_cluster(q, host, off, i);
 		r = collect(w, host, n);
 	}
 	return r;
@@ -90,10 +117,10 @@ walk(struct walk *w, const uint64_t *l1, uint64_t n)
 		if (!off)
 			continue;
 		if (!is_aligned(off, q->cluster_size))
-			return -EIO;
+			return unaligned_table(q, off, i);
 		r = node_pread(qcow2_file(q), off, table, q->cluster_size);
 		if (!r)
-			r = walk_table(w, table);
+			r = walk_table(w, off, table);
 		/* The table last: it is not read any more. */
 		if (w->forget)
 			forget_table(q, off);

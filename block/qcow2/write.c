@@ -291,7 +291,7 @@ write_some(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip, si
 	uint64_t end = round_up(off + (src->len - skip), q->sub_size);
 	struct qcow2_run run;
 	unsigned epoch;
-	int r = qcow2_map_lock(q, start, end - start, &run);
+	int r = qcow2_map_lock_write(q, off, src->len - skip, &run);
 
 	if (r < 0)
 		return r;
