@@ -47,6 +47,12 @@ def _compressed(path):
     qemu_io(path, 'write -P 4 100k 10k')
 
 
+def _subclusters(path):
+    images.qcow2(path, '2M', None, 'cluster_size=16k', 'extended_l2=on')
+    qemu_io(path, 'write -P 1 0 100k', 'write -P 2 1M 70000', 'write -z 300k 64k',
+            'discard 1M 16k', 'write -c -P 4 592k 16k', 'write -P 3 513k 1k')
+
+
 def _bitmaps(path):
     _plain('cluster_size=4k')(path)
     images.img('bitmap', '--add', '-g', '4k', path, 'b0')
@@ -62,6 +68,7 @@ BASES = {
     'lazy': _plain('lazy_refcounts=on', 'cluster_size=4k'),
     'snapshots': _snapshots,
     'compressed': _compressed,
+    'subclusters': _subclusters,
     'bitmaps': _bitmaps,
 }
 
@@ -81,20 +88,22 @@ class Image:
         self.snapshots, self.nb_snapshots = self.get(64, 8), self.get(60, 4)
         self.header = self.get(100, 4) if self.version > 2 else 72
         self.order = self.get(96, 4) if self.version > 2 else 4
+        self.l2e = 16 if self.version > 2 and self.get(72, 8) & 16 else 8
 
     def get(self, off, width):
         return struct.unpack_from(WIDTHS[width], self.data, off)[0]
 
-    def used(self, table, n, mask=MASK):
+    def used(self, table, n, mask=MASK, width=8):
         """(offset of the entry, what it points at), for those that point at something."""
-        return [(table + 8 * i, self.get(table + 8 * i, 8) & mask) for i in range(n)
-                if self.get(table + 8 * i, 8) & mask]
+        return [(at, self.get(at, 8) & mask) for at in range(table, table + width * n, width)
+                if self.get(at, 8) & mask]
 
     def l2_tables(self):
         return [t for _, t in self.used(self.l1, self.l1_size)]
 
     def l2_entries(self):
-        return [e for t in self.l2_tables() for e in self.used(t, self.cluster // 8)]
+        return [e for t in self.l2_tables() for e in self.used(t, self.cluster // self.l2e,
+                                                                   width=self.l2e)]
 
     def blocks(self):
         return [b for _, b in self.used(self.reftable, self.reftable_clusters * self.cluster // 8)]
@@ -161,7 +170,9 @@ def places(im):
                 ('number', 8, 4), ('reserved', 12, 4), ('size', 16, 8), ('offset', 24, 8)))
     yield from (('L1 %d' % i, im.l1 + 8 * i, 8) for i in range(min(2, im.l1_size)))
     for k, t in enumerate(im.l2_tables()[:2]):
-        yield from (('L2 %d %d' % (k, i), t + 8 * i, 8) for i in (0, 1, 37))
+        yield from (('L2 %d %d' % (k, i), t + im.l2e * i, 8) for i in (0, 1, 37))
+        if im.l2e == 16:
+            yield from (('L2 bitmap %d %d' % (k, i), t + 16 * i + 8, 8) for i in (0, 1, 21, 37, 99))
     yield from (('refcount table %d' % i, im.reftable + 8 * i, 8) for i in (0, 1))
     yield from (('refcount block %d' % i, b + 8 * i, 8) for b in im.blocks()[:1] for i in (0, 1, 2))
     for k, s in enumerate(im.snapshot_entries()):
@@ -202,6 +213,14 @@ def broken(data):
             yield '%s=%#x' % (name, v), patched(data, off, width, v)
     for at in (0, 1, 71, 72, 103, 104, 511, im.cluster, len(data) // 2, len(data) - im.cluster):
         yield 'cut at %d' % at, data[:at]
+
+
+# ---- more than one file ----
+
+def data_file(path):
+    """A sound image whose data lies beside it, which is not among BASES: only who names
+    the data file gets it from quoind."""
+    _plain('cluster_size=4k', 'data_file=%s.data' % path)(path)
 
 
 # ---- the first version of qcow ----

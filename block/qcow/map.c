@@ -53,7 +53,7 @@ decode(const struct qcow *q, uint64_t entry, uint64_t off, struct qcow_run *run)
 		run->packed = entry >> shift & (q->cluster_size - 1);
 		return 0;
 	}
-	if (entry > (uint64_t)INT64_MAX - q->cluster_size)
+	if (entry > (uint64_t)INT64_MAX - q->cluster_size || entry % 512)
 		return -EIO;
 	run->kind = QCOW_NORMAL;
 	run->host = entry + in_cluster;

@@ -90,10 +90,14 @@ in_entries(const struct qcow2 *q, const uint64_t *table, uint64_t n, uint64_t ma
 static bool
 in_inactive_l1(const struct qcow2 *q, uint64_t off, uint64_t len)
 {
-	for (uint32_t i = 0; i < q->nb_snapshots; i++)
-		if (ranges_overlap(off, len, q->snapshots[i].l1_off,
-				   (uint64_t)q->snapshots[i].l1_size * 8))
+	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+
+		/* What cannot be a table is none that could be ruined. */
+		if (s->l1_off <= INT64_MAX &&
+		    ranges_overlap(off, len, s->l1_off, (uint64_t)s->l1_size * 8))
 			return true;
+	}
 	return false;
 }
 

@@ -366,8 +366,11 @@ drop(struct qcow2 *q, uint32_t i, struct error **errp)
 	CLEANUP(qcow2_snapshot_done) struct qcow2_snapshot s = { 0 };
 	bool was_dirty = q->header.incompat & QCOW2_INCOMPAT_DIRTY, sound = true;
 	CLEANUP(cleanup_free) uint64_t *l1 = NULL;
-	int r = begin(q);
+	int r;
 
+	if (qcow2_snapshot_check(q, &q->snapshots[i], errp))
+		return -1;
+	r = begin(q);
 	if (!r)
 		r = qcow2_walk_read_l1(q, q->snapshots[i].l1_off, q->snapshots[i].l1_size, &l1);
 	if (!r) {

@@ -102,6 +102,12 @@ read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct error **errp)
 	*off += len;
 	if (*off - q->header.snapshots_off > TABLE_MAX)
 		return error_set(errp, "Snapshot table is too big");
+	return 0;
+}
+
+int
+qcow2_snapshot_check(const struct qcow2 *q, const struct qcow2_snapshot *s, struct error **errp)
+{
 	return qcow2_table_check(s->l1_off, s->l1_size, 8, QCOW2_L1_MAX, q->cluster_bits,
 				 "Snapshot L1 table", errp);
 }

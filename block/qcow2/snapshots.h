@@ -31,6 +31,11 @@ struct qcow2_snapshot {
 int qcow2_snapshots_read(struct qcow2 *q, struct error **errp);
 void qcow2_snapshots_done(struct qcow2 *q);
 
+/* Can its L1 table be where the entry says?  0 or -1; whoever uses it asks, opening an
+ * image does not. */
+int qcow2_snapshot_check(const struct qcow2 *q, const struct qcow2_snapshot *s,
+			 struct error **errp);
+
 /* Make s's entry, id and name from all its other fields.  -ENOMEM. */
 int qcow2_snapshot_init(struct qcow2_snapshot *s, const char *id, const char *name);
 /* Take over entry, malloc'ed, as it stands in the table; disk_size is for entries that
