@@ -29,6 +29,16 @@ is_right(struct qcow2 *q, uint64_t entry, uint64_t host, uint64_t *ret_refs)
 	       (*ret_refs == 1) == !!(entry & QCOW2_COPIED);
 }
 
+/* What an external data file holds is not counted, and the image's alone. */
+static bool
+is_right_data(struct qcow2 *q, uint64_t entry, uint64_t *ret_refs)
+{
+	if (!q->external_data)
+		return is_right(q, entry, entry & QCOW2_OFFSET_MASK, ret_refs);
+	*ret_refs = 1;
+	return entry & QCOW2_COPIED;
+}
+
 static void
 check_l1_entry(struct flags *f, uint64_t i)
 {
@@ -61,8 +71,7 @@ check_entries(struct flags *f)
 	for (uint64_t i = 0; i < UINT64_C(1) << q->l2_bits; i++) {
 		struct qcow2_l2e e = qcow2_l2e_get(q, f->buf, i);
 
-		if (!qcow2_l2e_has_host(q, e) || q->external_data ||
-		    is_right(q, e.entry, e.entry & QCOW2_OFFSET_MASK, &refs))
+		if (!qcow2_l2e_has_host(q, e) || is_right_data(q, e.entry, &refs))
 			continue;
 		qcow2_check_say(f->c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
 				      " refcount=%" PRIu64, f->repair ? "Repairing" : "ERROR",

@@ -82,6 +82,7 @@ fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 {
 	struct qcow2 *q = c->q;
 	uint64_t len = UINT64_C(1) << q->l2e_bits;
+	struct qcow2_l2e zero = qcow2_l2e_zero(q);
 	int r;
 
 	if (is_shared_place(q, t->off)) {
@@ -89,7 +90,10 @@ fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 		qcow2_check_say(c, "ERROR: Overlap check failed");
 		return -EIO;
 	}
-	qcow2_l2e_put(q, t->data, i, qcow2_l2e_zero(q));
+	/* Subclusters that the backing file decides on stay so. */
+	if (q->extended_l2)
+		zero.bitmap = qcow2_l2e_get(q, t->data, i).bitmap & QCOW2_SUB_ZEROES;
+	qcow2_l2e_put(q, t->data, i, zero);
 	r = node_pwrite(qcow2_file(q), t->off + i * len, t->data + i * len, len);
 	if (r < 0) {
 		c->result->errors++;
@@ -161,7 +165,7 @@ check_entry(struct qcow2_checker *c, struct table *t, uint64_t i)
 		c->result->corruptions++;
 	}
 	check_subclusters(c, e);
-	if (!host)
+	if (!qcow2_l2e_has_host(c->q, e))
 		return 0;
 	r = check_place(c, t, i, e);
 	if (r)
