@@ -347,6 +347,15 @@ change_point_root(struct change *c, struct root *r, struct node *n, struct error
 		     errp);
 }
 
+/* Whom moving would put into a cycle, and who wants what `from` itself keeps, not what
+ * a node above it shows or keeps. */
+static bool
+stays(const struct edge *e, const struct node *from, const struct node *to)
+{
+	return graph_reaches(to, e->parent) ||
+	       (e->role & ROLE_INSTANT && graph_reaches(to, from));
+}
+
 int
 change_move_users(struct change *c, struct node *from, struct node *to,
 		  struct error **errp)
@@ -367,7 +376,7 @@ change_move_users(struct change *c, struct node *from, struct node *to,
 		e = CONTAINER_OF(u, struct edge, use);
 		if (u->is_root)
 			r = change_point_root(c, root_of_use(u), to, errp);
-		else if (!graph_reaches(to, e->parent))
+		else if (!stays(e, from, to))
 			r = change_point_edge(c, e, to, errp);
 	}
 	list_splice(&from->users, &users);

@@ -88,7 +88,8 @@ int change_set_perm(struct change *c, struct use *u, perm_set perm, perm_set sha
 int change_permit(struct change *c, struct error **errp);
 
 /* All users of from use to instead, but for those that to itself stands on: their
- * edges would close a cycle. */
+ * edges would close a cycle.  Where to stands above from, what uses the instant that
+ * from keeps stays with it. */
 int change_move_users(struct change *c, struct node *from, struct node *to,
 		      struct error **errp);
 

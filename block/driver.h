@@ -64,6 +64,17 @@ struct bitmap_ops {
 	int (*touch)(struct node *n);
 };
 
+/* What a node keeps of an earlier instant, beside what it shows (the driver
+ * snapshot-access reads it).  Coroutine, any loop.  -EACCES: that is not known, or no
+ * longer. */
+struct instant_ops {
+	int (*read)(struct node *n, uint64_t off, const struct iov *dst);
+	int (*status)(struct node *n, uint64_t off, uint64_t len, bool want_zero,
+		      struct extent *ret_extent);
+	/* It will not be read any more. */
+	int (*discard)(struct node *n, uint64_t off, uint64_t len);
+};
+
 enum driver_cap {
 	DRIVER_FILTER	     = 1 << 0,	/* shows its filtered child's content */
 	DRIVER_PROTOCOL	     = 1 << 1,	/* a leaf: has storage of its own */
@@ -75,6 +86,7 @@ enum driver_cap {
 	DRIVER_COMPRESSED    = 1 << 7,	/* write takes IO_COMPRESSED */
 	DRIVER_MERGES	     = 1 << 8,	/* a filter that writes to a layer below what it
 					 * filters, and so that no layer between can tell */
+	DRIVER_CHILDS_NAME   = 1 << 9,	/* its file name is said to be that of its file */
 };
 
 struct driver {
@@ -142,6 +154,7 @@ struct driver {
 	/* Bytes occupied on the host. Optional; -errno or 0. */
 	int (*allocated_size)(struct node *n, uint64_t *ret_bytes);
 	const struct bitmap_ops *bitmaps;	/* NULL: it stores none */
+	const struct instant_ops *instant;	/* NULL: it keeps nothing */
 };
 
 /* What edges and roots have in common: a claim on a node.  Newest first in the

@@ -19,6 +19,7 @@ static const struct driver *const drivers[] = {
 	&driver_qcow,
 	&driver_qcow2,
 	&driver_raw,
+	&driver_snapshot_access,
 };
 
 const struct driver *

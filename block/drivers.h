@@ -15,6 +15,7 @@ extern const struct driver driver_null_co;
 extern const struct driver driver_qcow;
 extern const struct driver driver_qcow2;
 extern const struct driver driver_raw;
+extern const struct driver driver_snapshot_access;
 
 
 #endif

@@ -119,6 +119,24 @@ backing_overridden(const struct node *n, const struct ImageInfo *info)
 	return strcmp(named, under ? node_filename(under) : "") != 0;
 }
 
+/* Is its file's name too little to tell what n shows? */
+static bool
+needs_options(const struct node *n)
+{
+	return is_special_null(n) || is_part(n);
+}
+
+/* What n's file is called, however many such nodes lie between. */
+static char *
+filename_of_child(const struct node *n)
+{
+	struct node *child = n->file->child;
+
+	while (child->driver->caps & DRIVER_CHILDS_NAME)
+		child = child->file->child;
+	return needs_options(child) ? filename_of(child, NULL) : strdup(node_filename(n));
+}
+
 char *
 filename_of(struct node *n, const struct ImageInfo *info)
 {
@@ -127,6 +145,8 @@ filename_of(struct node *n, const struct ImageInfo *info)
 	size_t size;
 	FILE *out;
 
+	if (n->driver->caps & DRIVER_CHILDS_NAME && n->file)
+		return filename_of_child(n);
 	if (node_is_protocol(n) && !is_special_null(n))
 		return strdup(node_filename(n));
 	if (n->file && n->file->child && node_is_protocol(n->file->child) &&

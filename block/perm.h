@@ -32,6 +32,7 @@ enum edge_role {
 	ROLE_FILTERED = 1 << 2,	/* the parent is a filter over this child */
 	ROLE_COW      = 1 << 3,	/* the backing file */
 	ROLE_PRIMARY  = 1 << 4,	/* where the parent's file name comes from */
+	ROLE_INSTANT  = 1 << 5,	/* what the child keeps, rather than what it shows */
 	ROLE_IMAGE    = ROLE_DATA | ROLE_METADATA | ROLE_PRIMARY,
 };
 

@@ -17,13 +17,15 @@ no_memory(struct error **errp)
 	return error_set(errp, "Cannot allocate memory");
 }
 
-/* A format's storage: its file, and where its data lies apart, that too. */
+/* A format's storage: its file, and where its data lies apart, that too.  A filter's
+ * is that of what it filters. */
 enum { STORAGE_MAX = 4 };
 
 static unsigned
 pin_storage(const struct node *n, struct node *nodes[STORAGE_MAX])
 {
-	unsigned roles = ROLE_DATA | ROLE_METADATA | ROLE_FILTERED, count = 0;
+	unsigned roles = node_filtered(n) ? ROLE_FILTERED : ROLE_DATA | ROLE_METADATA;
+	unsigned count = 0;
 	struct edge *e;
 
 	LIST_FOREACH(e, &n->edges, in_parent)

@@ -8,8 +8,6 @@
 #include "block/filters/cbw.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/bitmap.h"
@@ -19,24 +17,11 @@
 #include "block/dirty.h"
 #include "block/driver.h"
 #include "block/drivers.h"
+#include "block/filters/cbw_int.h"
 #include "block/filters/filter.h"
 #include "block/node.h"
-#include "block/ranges.h"
 
-enum { CLUSTER_DEFAULT = 65536, PIECE_MAX = 1 << 20 };
-
-struct cbw {
-	struct edge *target;
-	enum OnCbwError on_error;
-	bool discard_source, compress;
-	_Atomic bool stopped;	/* nothing is copied any more; read by requests */
-	unsigned target_flags;	/* of each write to the target */
-	uint64_t cluster;
-	_Atomic int broken;
-	struct ranges copying;
-	pthread_mutex_t lock;
-	struct bitmap *todo;
-};
+enum { CLUSTER_DEFAULT = 65536 };
 
 /* ---- the set ---- */
 
@@ -127,7 +112,7 @@ keep_run(struct node *n, uint64_t off, uint64_t len, void **buf)
 	while (len) {
 		struct cbw *s = n->state;
 		bool zero = false;
-		uint64_t piece = min_u64(len, max_u64(PIECE_MAX, s->cluster));
+		uint64_t piece = min_u64(len, max_u64(CBW_PIECE_MAX, s->cluster));
 
 		if (node_status_above(n->file->child, NULL, off, piece, true, &x) == 0 &&
 		    x.flags & EXTENT_ZERO && x.len >= min_u64(piece, s->cluster)) {
@@ -135,7 +120,7 @@ keep_run(struct node *n, uint64_t off, uint64_t len, void **buf)
 			piece = x.len < piece ? round_down(x.len, s->cluster) : piece;
 		}
 		if (!zero && !*buf)
-			*buf = iov_alloc(4096, max_u64(PIECE_MAX, s->cluster));
+			*buf = iov_alloc(4096, max_u64(CBW_PIECE_MAX, s->cluster));
 		if (!zero && !*buf)
 			return -ENOMEM;
 		err = copy_run(n, off, piece, zero, *buf, &op);
@@ -217,6 +202,22 @@ cbw_discard(struct node *n, uint64_t off, uint64_t len)
 	return err ? err : node_discard(n->file->child, off, len);
 }
 
+/* What is cut off is kept as if it were written to. */
+static int
+cbw_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
+	     struct error **errp)
+{
+	uint64_t old = node_size(n);
+	int err = size < old ? before_write(n, size, old - size, 0) : 0;
+
+	if (err)
+		return error_set_errno(errp, err, "Could not keep what is cut off"), -1;
+	if (node_truncate(n->file->child, size, exact, prealloc, errp) < 0)
+		return -1;
+	atomic_store(&n->size, node_size(n->file->child));
+	return 0;
+}
+
 /* The target may have the source in its backing chain, so its other users may
  * write.  The source is read even where those above only write. */
 static void
@@ -286,10 +287,19 @@ make_set(struct node *n, uint64_t cluster, struct error **errp)
 	struct cbw *s = n->state;
 
 	s->cluster = cluster;
-	if (bitmap_new(node_size(n), cluster, &s->todo) < 0)
+	if (bitmap_new(node_size(n), cluster, &s->todo) < 0 ||
+	    bitmap_new(node_size(n), cluster, &s->known) < 0)
 		return error_set(errp, "Cannot allocate memory");
 	bitmap_set(s->todo, 0, bitmap_size(s->todo));
+	bitmap_set(s->known, 0, bitmap_size(s->known));
 	return 0;
+}
+
+static void
+free_sets(struct cbw *s)
+{
+	bitmap_free(s->todo);
+	bitmap_free(s->known);
 }
 
 /* Fleecing: the target shows through to the source.  Who reads the target may have
@@ -366,23 +376,25 @@ cbw_open(struct node *n, struct opener *op, struct error **errp)
 	atomic_store(&n->size, node_size(file->child));
 	if (order_readers(s, file->child, s->target->child, errp) < 0)
 		return -1;
-	if (make_set(n, cluster, errp) < 0)
+	if (make_set(n, cluster, errp) < 0 ||
+	    (o->bitmap && restrict_to(n, o->bitmap, errp) < 0)) {
+		free_sets(s);
 		return -1;
-	return o->bitmap ? restrict_to(n, o->bitmap, errp) : 0;
+	}
+	return 0;
 }
 
 static int
 cbw_close(struct node *n)
 {
-	struct cbw *s = n->state;
-
-	bitmap_free(s->todo);
+	free_sets(n->state);
 	return 0;
 }
 
 const struct driver driver_copy_before_write = {
 	.name = "copy-before-write",
-	.caps = DRIVER_FILTER | DRIVER_FUA | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST,
+	.caps = DRIVER_FILTER | DRIVER_FUA | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST |
+		DRIVER_CHILDS_NAME,
 	.state_size = sizeof(struct cbw),
 	.open = cbw_open,
 	.close = cbw_close,
@@ -390,7 +402,9 @@ const struct driver driver_copy_before_write = {
 	.write = cbw_write,
 	.zero = cbw_zero,
 	.discard = cbw_discard,
+	.truncate = cbw_truncate,
 	.child_perm = cbw_child_perm,
+	.instant = &cbw_instant_ops,
 };
 
 /* ---- for the job ---- */
@@ -508,6 +522,8 @@ cbw_restrict(struct node *filter, struct dirty_bitmap *b)
 	pthread_mutex_lock(&s->lock);
 	bitmap_clear(s->todo, 0, bitmap_size(s->todo));
 	dirty_copy(b, s->todo);
+	bitmap_clear(s->known, 0, bitmap_size(s->known));
+	bitmap_merge(s->known, s->todo);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -518,7 +534,10 @@ cbw_skip(struct node *filter, uint64_t off, uint64_t len)
 	struct claim claim;
 
 	ranges_claim(&s->copying, &claim, off, len, true);
-	kept(s, off, len);
+	pthread_mutex_lock(&s->lock);
+	bitmap_clear(s->todo, off, len);
+	bitmap_clear(s->known, off, len);
+	pthread_mutex_unlock(&s->lock);
 	ranges_release(&s->copying, &claim);
 }
 

@@ -4,7 +4,8 @@
  * The filter stands above `file` and owns a set of clusters that are still to be
  * kept, at first all of them.  Before a write to such a cluster passes, its old
  * content is copied to `target`.  A backup job copies the rest by the same means.
- * As a driver of blockdev-add it works alone.
+ * As a driver of blockdev-add it works alone.  What is kept can be read through a
+ * node of the driver snapshot-access above the filter.
  *
  * Context    cbw_new, cbw_remove: coroutine on loop 0.  The rest: coroutine, any
  *            loop, within root_enter() of a root on the filter.

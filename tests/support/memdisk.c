@@ -319,6 +319,7 @@ mem_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 
 	(void)exact;
 	(void)prealloc;
+	let_others_run(m);
 	pthread_mutex_lock(&m->private->lock);
 	err = begin(m, MEMDISK_TRUNCATE);
 	if (!err)
@@ -329,6 +330,7 @@ mem_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 		if (size < m->size)
 			memset(m->content + size, 0, m->size - size);
 		m->size = size;
+		atomic_store(&n->size, size);
 	}
 	pthread_mutex_unlock(&m->private->lock);
 	return err ? error_set_errno(errp, err, "Failed to resize file"), -1 : 0;
