@@ -14,6 +14,10 @@
 
 static struct co_mutex change_lock;
 
+/* Changes that work on their nodes without the lock, and who waits for them. */
+static struct list working = LIST_INIT(working);
+static struct co_queue work_ends;
+
 struct stop {
 	struct list link;
 	struct root *root;
@@ -22,6 +26,7 @@ struct stop {
 struct hold {
 	struct list link;
 	struct node *node;
+	bool joined;	/* it gets users; nobody is stopped for that */
 };
 
 static int
@@ -82,36 +87,93 @@ stop_all_above(struct change *c, unsigned *new)
 
 	*new = 0;
 	LIST_FOREACH(h, &c->held, link)
-		if (stop_above(c, h->node, mark, new) < 0)
+		if (!h->joined && stop_above(c, h->node, mark, new) < 0)
 			return -1;
 	return 0;
 }
 
 static int
-hold(struct change *c, struct node *n)
+hold(struct change *c, struct node *const *nodes, size_t count, bool joined)
 {
-	struct hold *h = malloc(sizeof(*h));
+	for (size_t i = 0; i < count; i++) {
+		struct hold *h;
 
-	if (!h)
-		return -1;
-	h->node = node_ref(n);
-	list_append(&c->held, &h->link);
+		if (!nodes[i])
+			continue;
+		h = malloc(sizeof(*h));
+		if (!h)
+			return -1;
+		h->node = node_ref(nodes[i]);
+		h->joined = joined;
+		list_append(&c->held, &h->link);
+	}
 	return 0;
 }
 
-int
-change_begin(struct change *c, struct node *const *nodes, size_t count,
-	     struct error **errp)
+static void
+init(struct change *c)
 {
-	unsigned new;
-
 	*c = (struct change){ 0 };
 	list_init(&c->steps);
 	list_init(&c->stops);
 	list_init(&c->held);
-	for (size_t i = 0; i < count; i++)
-		if (nodes[i] && hold(c, nodes[i]) < 0)
-			return no_memory(errp);
+	list_init(&c->in_working);
+}
+
+/* ---- changes that work without the lock ---- */
+
+/* Who gets users may not have a worker's node below him; who changes may not stand
+ * below one either. */
+static bool
+disturbs(const struct change *c, const struct change *worker)
+{
+	struct hold *h, *w;
+
+	LIST_FOREACH(h, &c->held, link)
+		LIST_FOREACH(w, &worker->held, link)
+			if (graph_reaches(h->node, w->node) ||
+			    (!h->joined && graph_reaches(w->node, h->node)))
+				return true;
+	return false;
+}
+
+static bool
+has_to_wait(const struct change *c)
+{
+	struct change *w;
+
+	LIST_FOREACH(w, &working, in_working)
+		if (disturbs(c, w))
+			return true;
+	return false;
+}
+
+void
+change_work(struct change *c)
+{
+	assert(c->locked && list_empty(&c->steps));
+	list_append(&working, &c->in_working);
+	c->locked = false;
+	co_mutex_unlock(&change_lock);
+}
+
+static void
+end_work(struct change *c)
+{
+	if (list_empty(&c->in_working))
+		return;
+	list_remove(&c->in_working);
+	co_queue_wake_all(&work_ends);
+}
+
+/* ---- beginning and ending ---- */
+
+/* The lock, with nobody above the nodes held under way, or at work. */
+static int
+stop_and_lock(struct change *c, struct error **errp)
+{
+	unsigned new;
+
 	for (;;) {
 		struct stop *s;
 
@@ -126,11 +188,30 @@ change_begin(struct change *c, struct node *const *nodes, size_t count,
 		/* While we waited, another change may have put a root above. */
 		if (stop_all_above(c, &new) < 0)
 			return no_memory(errp);
-		if (!new)
+		if (!new && !has_to_wait(c))
 			return 0;
-		co_mutex_unlock(&change_lock);
 		c->locked = false;
+		co_mutex_unlock(&change_lock);
+		if (!new)
+			co_queue_wait(&work_ends, NULL);
 	}
+}
+
+int
+change_begin(struct change *c, struct node *const *nodes, size_t count,
+	     struct error **errp)
+{
+	return change_begin_joining(c, nodes, count, NULL, 0, errp);
+}
+
+int
+change_begin_joining(struct change *c, struct node *const *nodes, size_t count,
+		     struct node *const *joined, size_t joined_count, struct error **errp)
+{
+	init(c);
+	if (hold(c, nodes, count, false) < 0 || hold(c, joined, joined_count, true) < 0)
+		return no_memory(errp);
+	return stop_and_lock(c, errp);
 }
 
 int
@@ -153,6 +234,7 @@ change_end(struct change *c, int result)
 	}
 	if (c->locked)
 		co_mutex_unlock(&change_lock);
+	end_work(c);
 	LIST_FOREACH_SAFE(stop, next_stop, &c->stops, link) {
 		root_resume(stop->root);
 		free(stop);

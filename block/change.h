@@ -14,6 +14,9 @@
  * graph that permissions have not been computed for, except while a step's
  * prepare waits for a disk.
  *
+ * What changes no edge, but wants a node for itself while it works on its disk, does
+ * so without the lock: change_work().
+ *
  * Context    coroutine on loop 0; not within a request.
  * Ownership  steps take the references that the new graph needs and drop those of
  *            the old one, after the lock is released: nodes may be closed then.
@@ -38,6 +41,7 @@ struct change {
 	struct list steps;	/* struct change_step, oldest first */
 	struct list stops;	/* roots that this change stopped */
 	struct list held;	/* nodes kept alive meanwhile */
+	struct list in_working;
 	struct node **touched;	/* nodes whose users or edges changed */
 	size_t touched_count, touched_room;
 	bool locked;
@@ -59,9 +63,17 @@ struct change_step {
 };
 
 /* nodes: those whose edges, or users' edges, will change under running requests;
- * none (count 0) when only users are added. */
+ * none (count 0) when users only go, or claim something else. */
 int change_begin(struct change *c, struct node *const *nodes, size_t count,
 		 struct error **errp);
+/* joined: those that get new users, which is no reason to stop anybody. */
+int change_begin_joining(struct change *c, struct node *const *nodes, size_t count,
+			 struct node *const *joined, size_t joined_count,
+			 struct error **errp);
+/* Instead of steps: let go of the lock for what follows until change_end().  The
+ * roots stay stopped.  Other changes go on, but those of these nodes, above them or
+ * below them, and new users there, wait for the end. */
+void change_work(struct change *c);
 int change_end(struct change *c, int result);	/* returns result */
 
 /* Record a step that has taken effect. */

@@ -125,7 +125,7 @@ node_set_backing(struct node *overlay, struct node *backing, const char *file,
 	if (!(overlay->driver->caps & DRIVER_BACKING))
 		return error_set(errp, "Driver '%s' of node '%s' does not support backing "
 				 "files", overlay->driver->name, overlay->name);
-	r = change_begin(&c, &overlay, 1, errp);
+	r = change_begin_joining(&c, &overlay, 1, &backing, 1, errp);
 	if (!r)
 		r = link_backing(&c, overlay, backing, errp);
 	if (!r)
@@ -143,8 +143,10 @@ node_change_backing_file(struct node *n, const char *file, const char *fmt,
 	struct change c;
 	int r = change_begin(&c, &n, 1, errp);
 
-	if (!r)
+	if (!r) {
+		change_work(&c);
 		r = write_backing(n, file, fmt, errp);
+	}
 	return change_end(&c, r);
 }
 

@@ -251,7 +251,7 @@ attach(struct node *n, struct node *child, const char *edge_name, unsigned role,
 {
 	struct change c;
 	struct edge *e = NULL;
-	int r = change_begin(&c, NULL, 0, errp);
+	int r = change_begin_joining(&c, NULL, 0, &child, 1, errp);
 
 	if (!r)
 		r = change_add_edge(&c, n, child, edge_name, role, &e, errp);

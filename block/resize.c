@@ -116,8 +116,10 @@ node_resize(struct node *n, uint64_t size, struct error **errp)
 		return -1;
 	/* A request that was judged by the old size must not be under way. */
 	err = change_begin(&c, nodes, storage_of(n, nodes), errp);
-	if (!err)
+	if (!err) {
+		change_work(&c);
 		err = node_truncate(n, size, false, PREALLOC_OFF, errp);
+	}
 	if (!err)
 		tell_users(n);
 	err = change_end(&c, err);

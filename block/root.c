@@ -254,7 +254,7 @@ root_new(struct node *n, const char *name, perm_set perm, perm_set shared,
 	r->node = NULL;
 	/* The turn may be long in coming; n stays until then. */
 	node_ref(n);
-	err = change_begin(&c, NULL, 0, errp);
+	err = change_begin_joining(&c, NULL, 0, &n, 1, errp);
 	if (!err)
 		err = change_link_root(&c, r, n, errp);
 	if (!err)

@@ -84,6 +84,7 @@ node_snapshot_take(struct node *n, const char *name, struct error **errp)
 	if (!r)
 		r = check_take(n, holder, name, errp);
 	if (!r) {
+		change_work(&c);
 		r = holder->driver->snapshots->take(holder, cut);
 		if (r < 0) {
 			error_set_errno(errp, r, "Failed to create snapshot '%s' on device '%s'",
@@ -137,7 +138,9 @@ node_snapshot_drop(struct node *n, const char *id, const char *name,
 	struct change c;
 	int r = change_begin(&c, &holder, 1, errp);
 
-	if (!r)
+	if (!r) {
+		change_work(&c);
 		r = drop(n, holder, id, name, ret_info, errp);
+	}
 	return change_end(&c, r);
 }

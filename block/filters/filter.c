@@ -31,8 +31,9 @@ set_up(struct node *n, const struct node *on)
 static int
 attach(struct node *n, struct node *on, struct node *other, struct error **errp)
 {
+	struct node *children[] = { on, other };
 	struct change c;
-	int r = change_begin(&c, NULL, 0, errp);
+	int r = change_begin_joining(&c, NULL, 0, children, ARRAY_SIZE(children), errp);
 
 	if (!r)
 		r = change_add_edge(&c, n, on, "file", ROLE_FILTERED | ROLE_PRIMARY, NULL,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver nbd: an NBD server below a node, and all that a server may do."""
+import json
 import os
 import random
 import signal
@@ -398,6 +399,45 @@ def test_a_guest_goes_on_when_a_backup_to_a_silent_server_is_cancelled(start, tm
 
 
 @pytest.mark.limit(120)
+def image_on(s, tmp, d):
+    """A qcow2 image on the server, with room to grow, as node 'q'."""
+    images.qcow2(tmp / 'i.qcow2', '8M')
+    image = (tmp / 'i.qcow2').read_bytes()
+    s.content[:len(image)] = image
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q', 'file': {
+        'driver': 'nbd', 'server': unix(s.path), 'reconnect-delay': 60}})
+
+
+@pytest.mark.parametrize('command, arguments', [
+    ('blockdev-snapshot-internal-sync', {'device': 'q', 'name': 's'}),
+    ('block_resize', {'node-name': 'q', 'size': 512 * MIB})], ids=['snapshot', 'resize'])
+def test_a_command_on_a_silent_server_holds_up_no_other(start, tmp, command, arguments):
+    (tmp / 'o.raw').write_bytes(bytes(MIB))
+    with nbdserver.Server(tmp / 's.sock', bytes(4 * MIB)) as s:
+        d = start()
+        image_on(s, tmp, d)
+        asked, s.silent = len(s.requests), True
+        other = d.connect()
+        other.send_raw(json.dumps({'execute': command, 'arguments': arguments}).encode())
+        wait_for(lambda: len(s.requests) > asked)
+        add(d, tmp / 's.sock', 'n', **{'reconnect-delay': 60})
+        d.cmd('blockdev-add', driver='file', node_name='o', filename=str(tmp / 'o.raw'))
+        d.cmd('block_resize', node_name='o', size=2 * MIB)
+        own = served(d, tmp, 'o')
+        assert io(own, 'write -P 7 1M 64k').status == 0
+        d.cmd('block-export-del', id='e', mode='hard')
+        d.wait_event('BLOCK_EXPORT_DELETED', id='e')
+        for name in ('o', 'n'):
+            d.cmd('blockdev-del', node_name=name)
+        assert 'error' in d.ask('blockdev-del', node_name='q')
+        s.silent = False
+        s.drop()
+        while 'event' in (reply := other.recv()):
+            pass
+        assert 'return' in reply
+        d.stop()
+
+
 def test_the_daemon_ends_while_the_server_is_silent(start, tmp):
     with nbdserver.Server(tmp / 's.sock', b'a' * MIB) as s:
         other = tmp / 'o.raw'

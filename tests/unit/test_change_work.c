@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What works on a disk that hangs holds up those whom it concerns, and nobody else.
+ * All of it runs on one loop. */
+#include "aio/co.h"
+#include "block/snapshot.h"
+#include "tests/support/passfilter.h"
+#include "tests/unit/block_test.h"
+
+enum { SIZE = 1 << 20, HANGS = 1 << 30 };
+
+struct world {
+	struct memdisk *disk, *other_disk, *base_disk;
+	struct node *n, *other, *base;	/* n is on the disk that hangs */
+	struct root *user;
+	struct co_group work;
+	unsigned ended;			/* of what was started */
+};
+
+struct task {
+	struct world *w;
+	void (*fn)(struct world *w);
+};
+
+static void
+carry_out(void *arg)
+{
+	struct task *t = arg;
+
+	t->fn(t->w);
+	t->w->ended++;
+}
+
+/* Start it, and let it come as far as it can. */
+static void
+begin(struct world *w, struct task *t, void (*fn)(struct world *w))
+{
+	*t = (struct task){ w, fn };
+	assert_int_equal(co_group_start(&w->work, carry_out, t), 0);
+	for (int i = 0; i < 20; i++)
+		co_yield();
+}
+
+static void
+end_all(struct world *w, unsigned expected)
+{
+	assert_int_equal(w->ended, 0);
+	w->disk->yields = 0;
+	co_group_wait(&w->work);
+	assert_int_equal(w->ended, expected);
+	w->ended = 0;
+}
+
+/* ---- what works, and what else may be wanted of its node ---- */
+
+static void
+grow(struct world *w)
+{
+	MUST(node_resize(w->n, SIZE + 65536, &err));
+}
+
+static void
+grow_more(struct world *w)
+{
+	MUST(node_resize(w->n, SIZE + 2 * 65536, &err));
+}
+
+static void
+take_snapshot(struct world *w)
+{
+	MUST(node_snapshot_take(w->n, "a", &err));
+}
+
+static void
+take_another_snapshot(struct world *w)
+{
+	MUST(node_snapshot_take(w->n, "b", &err));
+}
+
+static void
+use(struct world *w)
+{
+	char byte = 'x';
+	struct iov v = IOV_BUF(&byte, 1);
+	struct root *r = must_root(w->n, PERM_WRITE, PERM_ALL);
+
+	assert_int_equal(io_write(r, 0, &v, 0), 0);
+	root_free(r);
+}
+
+static void
+filter_in_and_out(struct node *n, const char *name)
+{
+	struct node *f = NULL;
+
+	MUST(passfilter_open(n, name, &f, &err));
+	MUST(node_insert_above(n, f, &err));
+	MUST(node_remove_filter(f, &err));
+	node_unref(f);
+}
+
+static void
+filter(struct world *w)
+{
+	filter_in_and_out(w->n, "f");
+}
+
+static void
+leave(struct world *w)
+{
+	root_free(w->user);
+}
+
+/* All that a graph knows, with a disk that does not hang. */
+static void
+change_another(struct world *w)
+{
+	struct node *raw = NULL;
+	struct root *r;
+
+	MUST(open_raw("raw", "other", false, &raw, &err));
+	r = must_root(raw, PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
+	filter_in_and_out(w->other, "g");
+	MUST(node_resize(raw, node_size(raw) + 512, &err));
+	MUST(root_set_perm(r, PERM_CONSISTENT_READ, PERM_ALL, &err));
+	root_free(r);
+	node_unref(raw);
+}
+
+/* ---- a raw disk ---- */
+
+static void
+set_up(struct world *w)
+{
+	co_group_init(&w->work);
+	w->disk = memdisk_new(SIZE);
+	w->other_disk = memdisk_new(SIZE);
+	w->n = must_mem(w->disk, "disk");
+	w->other = must_mem(w->other_disk, "other");
+}
+
+static void
+tear_down(struct world *w)
+{
+	node_unref(w->n);
+	node_unref(w->other);
+	memdisk_free(w->disk);
+	memdisk_free(w->other_disk);
+}
+
+static void
+a_disk_that_hangs_while_it_grows_holds_up_no_other_co(void *arg)
+{
+	struct world w = { 0 };
+	struct task t;
+
+	(void)arg;
+	set_up(&w);
+	w.disk->yields = HANGS;
+	begin(&w, &t, grow);
+	change_another(&w);
+	end_all(&w, 1);
+	assert_int_equal(node_size(w.n), SIZE + 65536);
+	tear_down(&w);
+}
+
+static void
+what_concerns_a_disk_waits_until_it_has_grown_co(void *arg)
+{
+	void (*const others[])(struct world *w) = { use, filter, grow_more, leave };
+	struct world w = { 0 };
+	struct task t[1 + ARRAY_SIZE(others)];
+
+	(void)arg;
+	set_up(&w);
+	w.user = must_root(w.n, PERM_CONSISTENT_READ, PERM_ALL);
+	w.disk->yields = HANGS;
+	begin(&w, &t[0], grow);
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		begin(&w, &t[1 + i], others[i]);
+	/* They hold up nobody either. */
+	change_another(&w);
+	end_all(&w, ARRAY_SIZE(t));
+	assert_int_equal(node_size(w.n), SIZE + 2 * 65536);
+	tear_down(&w);
+}
+
+/* ---- an image, over a base that others stand on too ---- */
+
+static int
+open_overlay(const char *name, const char *file, struct node **ret, struct error **errp)
+{
+	struct BlockdevRef ref = { .type = BLOCKDEV_REF_REFERENCE,
+				   .u.reference = (char *)file };
+	struct BlockdevRefOrNull under = { .type = BLOCKDEV_REF_OR_NULL_REFERENCE,
+					   .u.reference = (char *)"base" };
+	struct BlockdevOptions o = { .driver = BLOCKDEV_DRIVER_QCOW2, .node_name = (char *)name,
+				     .u.qcow2 = { .file = &ref, .backing = &under } };
+
+	return node_open(&o, NULL, ret, errp);
+}
+
+static void
+make_image(const char *file)
+{
+	struct BlockdevRef ref = { .type = BLOCKDEV_REF_REFERENCE,
+				   .u.reference = (char *)file };
+	struct BlockdevCreateOptions o = { .driver = BLOCKDEV_DRIVER_QCOW2,
+					   .u.qcow2 = { .file = &ref, .size = SIZE } };
+
+	MUST(driver_find("qcow2")->create(&o, &err));
+}
+
+static void
+an_image_that_hangs_holds_up_no_other_on_its_base_co(void *arg)
+{
+	struct world w = { 0 };
+	struct task t[3];
+	struct node *file, *another = NULL;
+	struct root *r;
+
+	(void)arg;
+	set_up(&w);
+	w.base_disk = memdisk_new(SIZE);
+	w.base = must_mem(w.base_disk, "base");
+	file = w.n;
+	make_image("disk");
+	make_image("other");
+	MUST(open_overlay("overlay", "disk", &w.n, &err));
+	w.disk->yields = HANGS;
+	begin(&w, &t[0], take_snapshot);
+	begin(&w, &t[1], take_another_snapshot);
+	begin(&w, &t[2], use);
+	/* The base gets another image, and a user. */
+	MUST(open_overlay("another", "other", &another, &err));
+	MUST(node_snapshot_take(another, "s", &err));
+	r = must_root(w.base, PERM_CONSISTENT_READ, PERM_ALL);
+	root_free(r);
+	node_unref(another);
+	change_another(&w);
+	end_all(&w, ARRAY_SIZE(t));
+	MUST_FAIL(node_snapshot_take(w.n, "b", &err),
+		  "Snapshot with name 'b' already exists on device 'overlay'");
+	node_unref(w.n);
+	w.n = file;
+	node_unref(w.base);
+	memdisk_free(w.base_disk);
+	tear_down(&w);
+}
+
+#define WORK_TESTS(X)                                                          \
+	X(a_disk_that_hangs_while_it_grows_holds_up_no_other)                  \
+	X(what_concerns_a_disk_waits_until_it_has_grown)                       \
+	X(an_image_that_hangs_holds_up_no_other_on_its_base)
+
+#define DEFINE(name)                                                           \
+	static void name(void **state)                                         \
+	{                                                                      \
+		(void)state;                                                   \
+		run(name##_co, NULL);                                          \
+	}
+WORK_TESTS(DEFINE)
+#define LIST_TEST(name) CO_TEST(name),
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = { WORK_TESTS(LIST_TEST) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
