@@ -13,6 +13,8 @@
 #include "rescue/cipher.h"
 #include "rescue/image.h"
 #include "rescue/keyring.h"
+#include "rescue/layer.h"
+#include "rescue/mixed.h"
 #include "rescue/plan.h"
 #include "rescue/run.h"
 
@@ -134,7 +136,41 @@ key_object(struct report *r, const struct keyring_finding *f)
 }
 
 static struct json_object *
-layer_object(struct report *r, const struct image *im, const struct keyring_finding *key)
+mixed_array(struct report *r, const struct mixed *m)
+{
+	struct json_object *array = json_object_new_array();
+
+	for (size_t i = 0; i < m->n; i++) {
+		struct json_object *o = json_object_new_object();
+
+		add_number(r, o, "offset", m->range[i].off);
+		add_number(r, o, "length", m->range[i].len);
+		add_text(r, o, "reading", mixed_reading_name(m->range[i].reading));
+		append(r, array, o);
+	}
+	return array;
+}
+
+/* What was found out of an encrypted layer. */
+static void
+add_findings(struct report *r, struct json_object *o, const struct run_view *v, unsigned layer)
+{
+	const struct keyring_finding *key = keyring_find(v->o->keys, layer);
+
+	if (key)
+		add(r, o, "key", key_object(r, key));
+	for (unsigned i = 0; i < v->layers->count; i++) {
+		const struct layer *l = &v->layers->layer[i];
+
+		if (l->number == layer && l->mixed)
+			add(r, o, "mixed", mixed_array(r, l->mixed));
+		if (l->number == layer && l->suspects)
+			add_number(r, o, "suspect-sectors", l->suspects);
+	}
+}
+
+static struct json_object *
+layer_object(struct report *r, const struct image *im)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -154,8 +190,6 @@ layer_object(struct report *r, const struct image *im, const struct keyring_find
 		add_text(r, o, "backing-filename", im->backing);
 	if (im->data)
 		add_text(r, o, "data-file", im->data->filename);
-	if (key)
-		add(r, o, "key", key_object(r, key));
 	return o;
 }
 
@@ -262,8 +296,12 @@ report_take(const struct run_view *v, void *report)
 	add_text(r, r->top, "source", v->o->source);
 	if (v->o->target)
 		add_text(r, r->top, "target", v->o->target);
-	for (unsigned i = 0; i < v->chain->count; i++)
-		append(r, layers, layer_object(r, v->chain->layer[i], keyring_find(v->o->keys, i)));
+	for (unsigned i = 0; i < v->chain->count; i++) {
+		struct json_object *o = layer_object(r, v->chain->layer[i]);
+
+		add_findings(r, o, v, i);
+		append(r, layers, o);
+	}
 	for (unsigned i = 0; i < v->plan->count; i++)
 		append(r, copies, copy_object(r, &v->plan->copy[i]));
 	add(r, r->top, "layers", layers);

@@ -43,6 +43,8 @@ static const char help[] =
 	"                               topmost is 0; all ends it\n"
 	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
 	"                               right: if it is wrong, TARGET will be noise\n"
+	"      --mixed-encryption       find sectors that old programs stored as plain text\n"
+	"                               or with another IV, and read them so\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
 	"      --keep-chain             make TARGET a folder with a plain copy of each layer\n"
 	"      --resume                 keep what an interrupted run did, and go on with it\n"
@@ -70,6 +72,7 @@ enum {
 	OPT_BARE_KEY,
 	OPT_FORMAT,
 	OPT_ACCEPT,
+	OPT_MIXED,
 	OPT_VERIFY,
 	OPT_SALVAGE,
 	OPT_MAP,
@@ -93,6 +96,7 @@ static const struct option long_options[] = {
 	{ "secret", optional_argument, NULL, OPT_BARE_KEY },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
+	{ "mixed-encryption", no_argument, NULL, OPT_MIXED },
 	{ "keep-chain", no_argument, NULL, OPT_KEEP_CHAIN },
 	{ "resume", no_argument, NULL, OPT_RESUME },
 	{ "verify", no_argument, NULL, OPT_VERIFY },
@@ -225,6 +229,9 @@ take_option(struct run_options *o, bool *list, int opt)
 		return set_format(o, optarg);
 	case OPT_ACCEPT:
 		o->keys->accept_unverified = true;
+		return PARSE_OK;
+	case OPT_MIXED:
+		o->mixed = true;
 		return PARSE_OK;
 	case OPT_KEEP_CHAIN:
 		o->keep_chain = true;

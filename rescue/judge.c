@@ -35,6 +35,12 @@ is_clear(unsigned measure)
 	return measure >= CLEAR_HIGH || measure <= CLEAR_LOW;
 }
 
+bool
+judge_is_clear(const uint8_t data[512])
+{
+	return is_clear(judge_measure(data));
+}
+
 static bool
 is_text(const uint8_t data[512])
 {
@@ -51,7 +57,7 @@ void
 judge_prepare(struct judge_sample *samples, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		samples[i].unencrypted = is_clear(judge_measure(samples[i].data));
+		samples[i].unencrypted = judge_is_clear(samples[i].data);
 }
 
 static void
@@ -159,7 +165,7 @@ read_plain(void *user, uint64_t sector, uint8_t data[512])
 {
 	struct lookup *l = user;
 
-	if (!l->disk->fetch(l->disk->user, sector, data) || is_clear(judge_measure(data)))
+	if (!l->disk->fetch(l->disk->user, sector, data) || judge_is_clear(data))
 		return false;
 	cipher_decrypt(l->cipher, sector, data, 512);
 	return true;

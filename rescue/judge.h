@@ -80,8 +80,9 @@ void judge_prepare(struct judge_sample *samples, size_t n);
 void judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 	       const struct judge_disk *disk, struct judge_report *ret);
 
-/* A sector's measure, see above. */
+/* A sector's measure, and whether that is clear; see above. */
 unsigned judge_measure(const uint8_t data[512]);
+bool judge_is_clear(const uint8_t data[512]);
 
 /* "plausible", "implausible" or "not-judged". */
 const char *judge_verdict_name(enum verdict v);

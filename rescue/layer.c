@@ -18,6 +18,7 @@
 #include "rescue/cipher.h"
 #include "rescue/damage.h"
 #include "rescue/judge.h"
+#include "rescue/mixed.h"
 
 enum {
 	UNIT = 4096,			/* bytes that are sampled at one place */
@@ -26,18 +27,10 @@ enum {
 	STATUS_MAX = 1 << 30,
 };
 
-/* Sectors [first, first + count) as they are stored, where they are encrypted. */
-struct layer_capture {
-	uint64_t first;
-	unsigned count;
-	bool have[UNIT_SECTORS];
-	uint8_t data[UNIT_SECTORS][512];
-};
-
 /* ---- the decryptor ---- */
 
 static void
-capture(struct layer_capture *to, uint64_t guest, const uint8_t *buf, size_t len)
+capture(struct layer_capture *to, uint64_t guest, uint64_t host, const uint8_t *buf, size_t len)
 {
 	for (size_t at = 0; at < len; at += 512) {
 		uint64_t sector = (guest + at) / 512;
@@ -45,8 +38,51 @@ capture(struct layer_capture *to, uint64_t guest, const uint8_t *buf, size_t len
 		if (sector < to->first || sector - to->first >= to->count)
 			continue;
 		memcpy(to->data[sector - to->first], buf + at, 512);
+		to->file[sector - to->first] = (host + at) / 512;
 		to->have[sector - to->first] = true;
 	}
+}
+
+/* Each part of it as it was found to be stored. */
+static void
+decrypt_mixed(const struct layer *l, uint64_t guest, uint64_t host, uint8_t *buf, size_t len)
+{
+	for (size_t at = 0, n; at < len; at += n) {
+		enum mixed_reading how;
+
+		n = len - at;
+		how = mixed_find(l->mixed, guest + at, &n);
+		if (how != MIXED_PLAIN)
+			cipher_decrypt(l->cipher, ((how == MIXED_FILE_IV ? host : guest) + at) /
+				       CIPHER_SECTOR, buf + at, n);
+	}
+}
+
+static void
+suspect(struct layer *l, uint64_t guest)
+{
+	uint64_t first = atomic_load(&l->first_suspect);
+
+	while (guest < first &&
+	       !atomic_compare_exchange_weak(&l->first_suspect, &first, guest))
+		;
+	atomic_fetch_add(&l->suspects, 1);
+}
+
+/* As usual, but count what seems to be stored otherwise. */
+static void
+decrypt_watching(struct layer *l, uint64_t guest, uint64_t host, uint8_t *buf, size_t len)
+{
+	/* Both are whole clusters and the same place within one. */
+	uint64_t diff = guest / CIPHER_SECTOR ^ host / CIPHER_SECTOR;
+
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
+		if (mixed_seems_plain(buf + at))
+			suspect(l, guest + at);
+	cipher_decrypt(l->cipher, guest / CIPHER_SECTOR, buf, len);
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
+		if (mixed_seems_zero(buf + at, diff))
+			suspect(l, guest + at);
 }
 
 static bool
@@ -89,7 +125,11 @@ decryptor_decrypt(void *key, uint64_t guest, uint64_t host, void *buf, size_t le
 	if (l->stored && round_down(host + len - 1, CIPHER_SECTOR) >= node_size(l->stored))
 		return -ENODATA;
 	if (l->capture)
-		capture(l->capture, guest, buf, len);
+		capture(l->capture, guest, host, buf, len);
+	else if (l->mixed)
+		decrypt_mixed(l, guest, host, buf, len);
+	else if (l->watch)
+		decrypt_watching(l, guest, host, buf, len);
 	else if (l->cipher)
 		cipher_decrypt(l->cipher, at / CIPHER_SECTOR, buf, len);
 	else
@@ -126,8 +166,10 @@ layer_init(struct layers *all, const struct image_chain *chain)
 void
 layer_done(struct layers *all)
 {
-	for (unsigned i = 0; i < all->count; i++)
+	for (unsigned i = 0; i < all->count; i++) {
 		cipher_free(all->layer[i].cipher);
+		mixed_free(all->layer[i].mixed);
+	}
 	all->count = 0;
 }
 
@@ -158,6 +200,12 @@ layer_bind(struct layers *all, const struct image_chain *chain, struct node *top
 	return 0;
 }
 
+bool
+layer_is_aes(const struct layer *l)
+{
+	return l->image->encryption == CIPHER_QCOW_AES || l->image->encryption == CIPHER_QCOW2_AES;
+}
+
 void
 layer_set_cipher(struct layer *l, struct cipher *c)
 {
@@ -167,29 +215,27 @@ layer_set_cipher(struct layer *l, struct cipher *c)
 
 /* ---- sampling ---- */
 
-static int
-read_unit(struct layer *l, uint64_t off, unsigned sectors, struct layer_capture *c)
+int
+layer_capture(struct layer *l, uint64_t off, unsigned sectors, struct layer_capture *ret)
 {
-	uint8_t *buf;
+	size_t len = (size_t)sectors * 512;
+	uint8_t *buf = malloc(len);
 	int r;
 
-	buf = malloc(UNIT);
 	if (!buf)
 		return -ENOMEM;
-	memset(c->have, 0, sizeof(c->have));
-	c->first = off / 512;
-	c->count = sectors;
-	l->capture = c;
-	r = node_pread(l->node, off, buf, sectors * 512);
+	memset(ret->have, 0, sizeof(ret->have));
+	ret->first = off / 512;
+	ret->count = sectors;
+	l->capture = ret;
+	r = node_pread(l->node, off, buf, len);
 	l->capture = NULL;
 	free(buf);
 	return r;
 }
 
-/* The next range at or behind off that this layer stores as data, which for an
- * encrypted layer is ciphertext unless it is compressed.  0 at the end. */
-static int
-next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
+int
+layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
 {
 	uint64_t size = round_down(node_size(l->node), 512);
 	uint64_t step = max_u64(l->image->cluster_size, UNIT);
@@ -235,7 +281,7 @@ count_data(struct sampling *s)
 	int r;
 
 	for (;; off += len) {
-		r = next_data(s->layer, &off, &len);
+		r = layer_next_data(s->layer, &off, &len);
 		s->at = off;
 		if (r < 0 || !len)
 			return r;
@@ -257,7 +303,7 @@ sample_unit(struct sampling *s, uint64_t off, uint64_t len)
 	len = min_u64(len, UNIT);
 	s->covered = off + len;
 	s->at = off;
-	r = read_unit(s->layer, off, (unsigned)(len / 512), c);
+	r = layer_capture(s->layer, off, (unsigned)(len / 512), c);
 	if (r < 0 && damage_is(r))
 		return 0;
 	if (r < 0)
@@ -294,7 +340,7 @@ sample_all(struct sampling *s)
 	uint64_t off = 0, len, passed = 0;
 
 	for (uint64_t i = 0;; i++) {
-		int r = next_data(s->layer, &off, &len);
+		int r = layer_next_data(s->layer, &off, &len);
 
 		if (r < 0 || !len)
 			return r;
@@ -361,7 +407,7 @@ layer_fetch(void *layer, uint64_t sector, uint8_t data[512])
 	c = malloc(sizeof(*c));
 	if (!c)
 		return false;
-	if (read_unit(l, sector * 512, 1, c) == 0 && c->have[0]) {
+	if (layer_capture(l, sector * 512, 1, c) == 0 && c->have[0]) {
 		memcpy(data, c->data[0], 512);
 		have = true;
 	}

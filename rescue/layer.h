@@ -23,6 +23,7 @@
 struct cipher;
 struct error;
 struct judge_sample;
+struct mixed;
 struct node;
 
 struct layer {
@@ -34,6 +35,21 @@ struct layer {
 	struct node *file;		/* borrowed; where a LUKS header is */
 	uint64_t header, header_len;	/* ... and at what offset */
 	struct layer_capture *capture;	/* where ciphertext goes; NULL: nowhere */
+	struct mixed *mixed;		/* owned; what is read otherwise; NULL: nothing */
+	bool watch;			/* count what seems to be stored otherwise */
+	_Atomic uint64_t suspects;	/* such sectors, and the first one's offset */
+	_Atomic uint64_t first_suspect;
+};
+
+enum { LAYER_CAPTURE = 128 };	/* sectors */
+
+/* Sectors [first, first + count) as they are stored, where they are encrypted. */
+struct layer_capture {
+	uint64_t first;
+	unsigned count;
+	bool have[LAYER_CAPTURE];
+	uint64_t file[LAYER_CAPTURE];	/* a sector's number in the image file */
+	uint8_t data[LAYER_CAPTURE][512];
 };
 
 struct layers {
@@ -61,8 +77,19 @@ int layer_sample(struct layer *l, struct judge_sample **ret, size_t *ret_n,
 /* One sector's ciphertext, for struct judge_disk.  false: there is none. */
 bool layer_fetch(void *layer, uint64_t sector, uint8_t data[512]);
 
+/* The next range at or behind *off that this layer stores as data, which is encrypted
+ * unless it is compressed; of no length at the end.  What cannot be looked up is passed
+ * over.  0 or -errno. */
+int layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len);
+
+/* Capture sectors from off on, at most LAYER_CAPTURE.  0 or -errno. */
+int layer_capture(struct layer *l, uint64_t off, unsigned sectors, struct layer_capture *ret);
+
 /* Read at off from the start of the layer's LUKS header; a luks_read_fn. */
 int layer_read_luks(void *layer, uint64_t off, void *buf, size_t len);
+
+/* Is it the old AES encryption, which keeps nothing to check a key by? */
+bool layer_is_aes(const struct layer *l);
 
 /* Decrypt with c from now on; c is taken over. */
 void layer_set_cipher(struct layer *l, struct cipher *c);

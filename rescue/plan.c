@@ -194,8 +194,9 @@ resume(struct plan *p, const struct layers *layers, struct error **errp)
 {
 	char options[OPTIONS_TEXT];
 
-	snprintf(options, sizeof(options), "%s%s%s", p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
-		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "");
+	snprintf(options, sizeof(options), "%s%s%s%s", p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
+		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "",
+		 p->o->mixed ? " mixed" : "");
 	if (resume_start(p->o->target, p->chain, layers, options, p->resumed, p->count, &p->resume,
 			 errp) < 0)
 		return -1;

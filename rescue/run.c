@@ -4,6 +4,7 @@
  *	read the headers of the chain, look at the target's place	nothing
  *	open the chain read-only, with QEMU's locks			nothing
  *	find each encrypted layer its key				nothing
+ *	find out how sectors are stored, if that is wanted		nothing
  *	make the targets, files without names (rescue/target.h)		nothing
  *	copy, flush, wait for the disk					nothing
  *	read it back and compare, if that is wanted			nothing
@@ -39,15 +40,18 @@
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
 #include "rescue/list.h"
+#include "rescue/mixed.h"
 #include "rescue/options.h"
 #include "rescue/plan.h"
 #include "rescue/progress.h"
 #include "rescue/secret.h"
+#include "rescue/survey.h"
 #include "schema/types.h"
 
 enum {
 	LOOPS_MAX = 8,
 	LINE = 2048,
+	SHOWN_MAX = 20,		/* ranges, of one layer */
 	RECORD_BYTES = 16 * 1024 * 1024,
 	RECORD_POLL_NS = 20 * 1000 * 1000,
 	SHOW_NS = 200 * 1000 * 1000,
@@ -248,12 +252,12 @@ unlock(struct run *r)
 	return ret;
 }
 
-/* ---- copying ---- */
+/* ---- progress ---- */
 
 static void
-start_progress(struct run *r, const char *what)
+start_progress(struct run *r, const char *what, uint64_t bytes)
 {
-	progress_start(&r->progress, r->o->progress, what, plan_work(&r->plan));
+	progress_start(&r->progress, r->o->progress, what, bytes);
 	r->timer.fn = on_timer;
 	timer_set(&r->timer, clock_ns() + SHOW_NS);
 	r->moving = true;
@@ -270,6 +274,83 @@ end_progress(struct run *r, int result)
 		progress_clear(&r->progress);
 	return result;
 }
+
+/* ---- how sectors are stored ---- */
+
+static void
+say_mixed(struct run *r, const struct layer *l)
+{
+	char plain[PROGRESS_BYTES], iv[PROGRESS_BYTES];
+	const struct mixed *m = l->mixed;
+
+	progress_format_bytes(m->bytes[MIXED_PLAIN], plain);
+	progress_format_bytes(m->bytes[MIXED_FILE_IV], iv);
+	sayf(r, "%s: %s are not encrypted, and %s with the IV of their place in the file%s",
+	     l->image->filename, plain, iv, m->n ? "; they are read so:" : "");
+	for (size_t i = 0; i < m->n && i < SHOWN_MAX; i++)
+		sayf(r, "    bytes %" PRIu64 " to %" PRIu64 " of the disk: %s", m->range[i].off,
+		     m->range[i].off + m->range[i].len - 1,
+		     mixed_reading_name(m->range[i].reading));
+	if (m->n > SHOWN_MAX)
+		sayf(r, "    and %zu places more, which --json lists", m->n - SHOWN_MAX);
+}
+
+static int
+survey_all(struct run *r)
+{
+	for (unsigned i = 0; i < r->layers.count; i++) {
+		struct survey s = { &r->layers.layer[i], &r->progress, &r->signo };
+
+		if (layer_is_aes(s.layer) && survey_run(&s, r->errp) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int
+survey(struct run *r)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < r->layers.count; i++)
+		if (layer_is_aes(&r->layers.layer[i]))
+			bytes += node_size(r->layers.layer[i].node);
+	start_progress(r, "looking: ", bytes);
+	if (end_progress(r, survey_all(r)) < 0)
+		return -1;
+	for (unsigned i = 0; i < r->layers.count; i++)
+		if (layer_is_aes(&r->layers.layer[i]))
+			say_mixed(r, &r->layers.layer[i]);
+	return 0;
+}
+
+/* Without that, what seems to be stored otherwise is counted as it passes. */
+static void
+watch(struct run *r, bool on)
+{
+	for (unsigned i = 0; i < r->layers.count; i++) {
+		struct layer *l = &r->layers.layer[i];
+
+		l->watch = on && l->cipher && layer_is_aes(l);
+		if (on)
+			l->first_suspect = UINT64_MAX;
+	}
+}
+
+static void
+say_suspects(const struct run *r)
+{
+	for (unsigned i = 0; i < r->layers.count; i++) {
+		const struct layer *l = &r->layers.layer[i];
+
+		if (l->suspects)
+			sayf(r, "%s: %" PRIu64 " sectors look as if they were stored otherwise, the "
+			     "first at byte %" PRIu64 " of the disk; --mixed-encryption looks closer",
+			     l->image->filename, l->suspects, l->first_suspect);
+	}
+}
+
+/* ---- the copy ---- */
 
 struct keeper {
 	struct run *r;
@@ -331,8 +412,14 @@ copy_recorded(struct run *r)
 static int
 copy(struct run *r)
 {
-	start_progress(r, NULL);
-	return end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
+	int result;
+
+	watch(r, true);
+	start_progress(r, NULL, plan_work(&r->plan));
+	result = end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
+	watch(r, false);
+	say_suspects(r);
+	return result;
 }
 
 /* ---- finishing ---- */
@@ -355,7 +442,7 @@ verify(struct run *r)
 		if (copy_measure(&r->plan.copy[i], r->errp) < 0)
 			return -1;
 	}
-	start_progress(r, "verify: ");
+	start_progress(r, "verify: ", plan_work(&r->plan));
 	if (end_progress(r, verify_all(r)) < 0) {
 		if (!r->signo)
 			plan_forget(&r->plan);
@@ -416,13 +503,14 @@ rescue(struct run *r)
 {
 	if (open_source(r) < 0 || unlock(r) < 0)
 		return -1;
+	/* From here on it takes time, and there may be something to clean up. */
+	if (watch_signals(r) < 0 || (r->o->mixed && survey(r) < 0))
+		return -1;
 	if (!r->o->target) {
 		r->status = RUN_OK;
 		return 0;
 	}
-	/* From here on there may be something to clean up. */
-	if (watch_signals(r) < 0 ||
-	    plan_make(&r->plan, r->o, &r->chain, &r->layers, r->source_node, &r->progress,
+	if (plan_make(&r->plan, r->o, &r->chain, &r->layers, r->source_node, &r->progress,
 		      r->errp) < 0)
 		return -1;
 	say_resumed(r);
@@ -434,7 +522,8 @@ rescue(struct run *r)
 static void
 report(struct run *r)
 {
-	struct run_view v = { r->o, &r->chain, &r->plan, r->errp ? *r->errp : NULL };
+	struct run_view v = { r->o, &r->chain, &r->layers, &r->plan,
+			      r->errp ? *r->errp : NULL };
 
 	if (r->o->report && !r->reported)
 		r->o->report(&v, r->o->report_user);

@@ -13,6 +13,7 @@
 struct error;
 struct image_chain;
 struct keyring;
+struct layers;
 struct plan;
 struct run_options;
 
@@ -20,6 +21,7 @@ struct run_options;
 struct run_view {
 	const struct run_options *o;
 	const struct image_chain *chain;
+	const struct layers *layers;	/* the encrypted ones of chain */
 	struct plan *plan;		/* of no copies, if it did not come that far */
 	const struct error *error;	/* NULL: none */
 };
@@ -46,6 +48,7 @@ struct run_options {
 	bool resume;			/* leave a partial target, go on with one */
 	bool verify;			/* read the target back and compare */
 	bool salvage;			/* go on at damaged places */
+	bool mixed;			/* find out how each sector is stored */
 	const char *map;		/* ddrescue's mapfile of what was lost; NULL: none */
 	FILE *progress;			/* NULL: none */
 	struct keyring *keys;

@@ -198,6 +198,23 @@ class Terminal:
         return status
 
 
+def host_offset(path, guest):
+    """Where in its file a qcow or qcow2 image stores this place of its disk."""
+    with open(path, 'rb') as f:
+        def be(at, n):
+            f.seek(at)
+            return int.from_bytes(f.read(n), 'big')
+        old = be(4, 4) == 1
+        bits = be(32, 1) if old else be(20, 4)
+        l2_bits = be(33, 1) if old else bits - 3
+        mask = (1 << 63) - 1 if old else (1 << 56) - 512
+        cluster = guest >> bits
+        table = be(be(40, 8) + 8 * (cluster >> l2_bits), 8) & mask
+        entry = be(table + 8 * (cluster % (1 << l2_bits)), 8) & mask
+    assert entry, 'it stores nothing there'
+    return entry + guest % (1 << bits)
+
+
 def break_entry(path, cluster, size=65536):
     """Make the L2 entry of a guest cluster of a qcow2 image point where none starts."""
     def be64(f, at):

@@ -30,10 +30,12 @@ EVIDENCE = {'verdict': (str, True), 'sampled-sectors': (int, True), 'noise-secto
             'boot-mark': (bool, True), 'structures': ([STRUCTURE], True)}
 KEY = {'state': (str, True), 'origin': (str, False), 'form': (str, False), 'slot': (int, False),
        'evidence': (EVIDENCE, False)}
+MIXED = {'offset': (int, True), 'length': (int, True), 'reading': (str, True)}
 LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, True),
          'file-size': (int, True), 'actual-size': (int, True), 'encrypted': (bool, True),
          'cluster-size': (int, False), 'encryption': (str, False), 'cipher': (str, False),
-         'backing-filename': (str, False), 'key': (KEY, False)}
+         'backing-filename': (str, False), 'key': (KEY, False), 'mixed': ([MIXED], False),
+         'suspect-sectors': (int, False)}
 REPORT = {'version': (str, True), 'started': (str, True), 'seconds': (float, True),
           'status': (str, True), 'exit-status': (int, True), 'messages': ([str], True),
           'source': (str, False), 'target': (str, False), 'layers': ([LAYER], False),
@@ -70,7 +72,7 @@ def report(tmp, *argv, **kw):
 def test_the_manual_names_every_member():
     with open(MANUAL) as f:
         text = f.read().replace('\\-', '-')
-    for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, LAYER, REPORT):
+    for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, MIXED, LAYER, REPORT):
         for name in struct:
             assert re.search(r'^\.B %s$' % name, text, re.M), name
 
