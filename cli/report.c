@@ -124,6 +124,7 @@ key_object(struct report *r, const struct keyring_finding *f)
 	struct json_object *o = json_object_new_object();
 
 	add_text(r, o, "state", keyring_state_name(f));
+	add_number(r, o, "tried", f->tried);
 	if (*f->origin) {
 		add_text(r, o, "origin", f->origin);
 		add_text(r, o, "form", key_form_name(f->form));

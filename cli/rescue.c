@@ -18,6 +18,7 @@
 #include "rescue/keyring.h"
 #include "rescue/output.h"
 #include "rescue/run.h"
+#include "rescue/wordlist.h"
 
 static const char help[] =
 	"Usage: quoin rescue [OPTION]... SOURCE TARGET\n"
@@ -39,6 +40,7 @@ static const char help[] =
 	"      --key-file FILE          the password is all of FILE\n"
 	"      --key-fd N               the password is all that descriptor N gives\n"
 	"      --key-credential NAME    the password is a credential of systemd's\n"
+	"      --try-keys FILE          each line of FILE may be the password\n"
 	"      --layer N                key options behind this are for layer N only; the\n"
 	"                               topmost is 0; all ends it\n"
 	"      --accept-unverified-key  decrypt even if nothing shows that the key is\n"
@@ -68,6 +70,7 @@ enum {
 	OPT_KEY_FILE,
 	OPT_KEY_FD,
 	OPT_KEY_CREDENTIAL,
+	OPT_TRY_KEYS,
 	OPT_LAYER,
 	OPT_BARE_KEY,
 	OPT_FORMAT,
@@ -87,6 +90,7 @@ static const struct option long_options[] = {
 	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
 	{ "key-fd", required_argument, NULL, OPT_KEY_FD },
 	{ "key-credential", required_argument, NULL, OPT_KEY_CREDENTIAL },
+	{ "try-keys", required_argument, NULL, OPT_TRY_KEYS },
 	{ "layer", required_argument, NULL, OPT_LAYER },
 	/* What people try that nobody should. */
 	{ "key", optional_argument, NULL, OPT_BARE_KEY },
@@ -177,6 +181,20 @@ add_key(struct keyring *ring, int opt, const char *arg)
 }
 
 static int
+set_words(struct keyring *ring, const char *path)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+
+	if (ring->words)
+		return complain("--try-keys was given twice", "");
+	ring->ask = false;
+	if (wordlist_read(path, &ring->words, &err) == 0)
+		return PARSE_OK;
+	fprintf(stderr, "quoin rescue: %s\n", error_text(err));
+	return RUN_FAILED;
+}
+
+static int
 set_layer(const char *arg)
 {
 	bool all = !strcmp(arg, "all");
@@ -221,6 +239,8 @@ take_option(struct run_options *o, bool *list, int opt)
 	case OPT_KEY_FD:
 	case OPT_KEY_CREDENTIAL:
 		return add_key(o->keys, opt, optarg);
+	case OPT_TRY_KEYS:
+		return set_words(o->keys, optarg);
 	case OPT_LAYER:
 		return set_layer(optarg);
 	case OPT_BARE_KEY:
@@ -277,6 +297,8 @@ check_options(struct run_options *o)
 	if (o->report && kind == OUTPUT_STREAM)
 		return complain("the report of --json and the disk cannot both go to standard "
 				"output", "");
+	if (o->keys->words && o->keys->accept_unverified)
+		return complain("--accept-unverified-key wants one key, not the many of --try-keys", "");
 	if (o->map && !o->salvage)
 		return complain("--map wants --salvage", "");
 	if (o->map && o->target && !strcmp(o->map, o->target))

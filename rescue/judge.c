@@ -88,6 +88,21 @@ count_sample(const struct cipher *c, const struct judge_sample *s, struct judge_
 		r->text++;
 }
 
+bool
+judge_glance(const struct cipher *c, const struct judge_sample *samples, size_t n)
+{
+	size_t step = n > JUDGE_GLANCE ? n / JUDGE_GLANCE : 1;
+
+	for (size_t i = 0; i < n; i += step) {
+		struct judge_report r = { 0 };
+
+		count_sample(c, &samples[i], &r);
+		if (r.clear)
+			return true;
+	}
+	return false;
+}
+
 /* ---- evidence ---- */
 
 struct writer {

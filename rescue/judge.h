@@ -44,6 +44,7 @@ struct cipher;
 enum {
 	JUDGE_SAMPLES = 4096,	/* sectors; all of an image that has no more */
 	JUDGE_ENOUGH = 64,	/* sectors of noise that condemn a key */
+	JUDGE_GLANCE = 64,	/* sectors of a first look */
 	JUDGE_EVIDENCE = 600,
 };
 
@@ -79,6 +80,10 @@ void judge_prepare(struct judge_sample *samples, size_t n);
 /* Judge a key by n samples.  The samples are left as they are. */
 void judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 	       const struct judge_disk *disk, struct judge_report *ret);
+
+/* A first look, where many keys are tried: is there something clear among a few of the
+ * samples?  Much cheaper than judge_key(), which has the last word. */
+bool judge_glance(const struct cipher *c, const struct judge_sample *samples, size_t n);
 
 /* A sector's measure, and whether that is clear; see above. */
 unsigned judge_measure(const uint8_t data[512]);

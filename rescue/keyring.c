@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aio/timer.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
@@ -16,6 +17,7 @@
 #include "rescue/luks.h"
 #include "rescue/prompt.h"
 #include "rescue/secret.h"
+#include "rescue/wordlist.h"
 
 enum {
 	QCOW_KEY = 16,
@@ -23,6 +25,7 @@ enum {
 	TRIED_MAX = (KEYRING_MAX + KEYRING_TRIES) * (1 + KEY_VARIANTS),
 };
 
+#define SAY_NS (10 * INT64_C(1000000000))
 #define EITHER_WAY "%s, as it is, with and without a newline or CR LF at its end"
 #define OVERRULE "--accept-unverified-key decrypts with it all the same"
 
@@ -37,6 +40,7 @@ struct search {
 	struct luks luks;
 	uint8_t *tried;			/* TRIED_MAX keys of QCOW_KEY bytes, locked */
 	unsigned n_tried;
+	bool glance;			/* judge only what a first look speaks for */
 	struct keyring_finding best;	/* of all that were tried so far */
 	struct cipher *best_cipher;	/* owned */
 };
@@ -72,6 +76,8 @@ keyring_done(struct keyring *ring)
 	for (unsigned i = 0; i < ring->count; i++)
 		key_free(ring->key[i]);
 	ring->count = 0;
+	wordlist_free(ring->words);
+	ring->words = NULL;
 	free(ring->finding);
 	ring->finding = NULL;
 	ring->n_findings = 0;
@@ -110,20 +116,25 @@ keyring_state_name(const struct keyring_finding *f)
 /* ---- AES: judged ---- */
 
 /* What the qcow formats make of a password: its first 16 bytes, or fewer and
- * zeroes.  false: these were tried already. */
-static bool
-derive(struct search *s, const struct key *k, uint8_t **ret)
+ * zeroes. */
+static void
+derive(const struct key *k, uint8_t to[static QCOW_KEY])
 {
-	uint8_t *to = s->tried + (size_t)s->n_tried * QCOW_KEY;
-
 	memset(to, 0, QCOW_KEY);
 	memcpy(to, k->bytes, k->len < QCOW_KEY ? k->len : QCOW_KEY);
+}
+
+/* Has the same been tried before?  If not, it is now; where many are tried there is no
+ * room to remember all. */
+static bool
+is_repeated(struct search *s, const uint8_t derived[static QCOW_KEY])
+{
 	for (unsigned i = 0; i < s->n_tried; i++)
-		if (!memcmp(s->tried + (size_t)i * QCOW_KEY, to, QCOW_KEY))
-			return false;
-	s->n_tried++;
-	*ret = to;
-	return true;
+		if (!memcmp(s->tried + (size_t)i * QCOW_KEY, derived, QCOW_KEY))
+			return true;
+	if (s->n_tried < TRIED_MAX)
+		memcpy(s->tried + (size_t)s->n_tried++ * QCOW_KEY, derived, QCOW_KEY);
+	return false;
 }
 
 static int
@@ -147,12 +158,18 @@ try_aes(struct search *s, const struct key *k, struct error **errp)
 {
 	CLEANUP(cipher_freep) struct cipher *c = NULL;
 	struct judge_report report;
-	uint8_t *derived;
+	uint8_t derived[QCOW_KEY];
+	int r;
 
-	if (!derive(s, k, &derived))
+	derive(k, derived);
+	if (is_repeated(s, derived))
 		return 0;
-	if (cipher_new(&cipher_qcow_aes, derived, QCOW_KEY, &c, errp) < 0)
+	r = cipher_new(&cipher_qcow_aes, derived, QCOW_KEY, &c, errp);
+	explicit_bzero(derived, sizeof(derived));
+	if (r < 0)
 		return -1;
+	if (s->glance && !judge_glance(c, s->samples, s->n))
+		return 0;
 	judge_key(c, s->samples, s->n, &s->disk, &report);
 	if (s->best.judged && rank(report.verdict) <= rank(s->best.report.verdict))
 		return 0;
@@ -199,8 +216,12 @@ found(const struct search *s)
 static int
 try_key(struct search *s, const struct key *k, struct error **errp)
 {
+	s->best.tried++;
 	if (try_exact(s, k, errp) < 0)
 		return -1;
+	/* The end of a line behind the bytes that count makes no other key. */
+	if (!s->is_luks && k->len >= QCOW_KEY + 2)
+		return 0;
 	for (unsigned i = 0; i < KEY_VARIANTS && !found(s); i++) {
 		CLEANUP(key_freep) struct key *variant = NULL;
 
@@ -241,23 +262,74 @@ ask(struct search *s, struct error **errp)
 }
 
 static int
-try_all(struct search *s, struct error **errp)
+try_given(struct search *s, struct error **errp)
 {
 	const struct keyring *ring = s->ring;
-	bool any = false;
 
-	for (unsigned i = 0; i < ring->count && !found(s); i++) {
-		if (ring->key[i]->layer != KEY_ANY_LAYER &&
-		    ring->key[i]->layer != (int)s->layer->number)
-			continue;
-		any = true;
-		if (try_key(s, ring->key[i], errp) < 0)
+	for (unsigned i = 0; i < ring->count && !found(s); i++)
+		if ((ring->key[i]->layer == KEY_ANY_LAYER ||
+		     ring->key[i]->layer == (int)s->layer->number) &&
+		    try_key(s, ring->key[i], errp) < 0)
 			return -1;
+	return 0;
+}
+
+/* All candidates once.  They may take hours: now and then it is said how far it is. */
+static int
+try_words(struct search *s, struct error **errp)
+{
+	struct wordlist *words = s->ring->words;
+	size_t before = s->best.tried, all = wordlist_count(words);
+	int64_t next = clock_ns() + SAY_NS;
+
+	wordlist_rewind(words);
+	while (!found(s)) {
+		CLEANUP(key_freep) struct key *k = NULL;
+
+		if (wordlist_next(words, &k, errp) < 0 || (k && try_key(s, k, errp) < 0))
+			return -1;
+		if (!k)
+			break;
+		if (clock_ns() < next)
+			continue;
+		next = clock_ns() + SAY_NS;
+		say(s->ring, "%zu of %zu candidates tried%s", s->best.tried - before, all,
+		    s->glance ? ", at a first glance" : "");
 	}
-	if (ring->ask && !found(s))
+	return 0;
+}
+
+/* A right key of an ordinary disk is found at a glance.  Only if none is, each candidate
+ * is judged by all there is. */
+static int
+try_list(struct search *s, struct error **errp)
+{
+	size_t before = s->best.tried;
+
+	if (!s->is_luks && s->n > JUDGE_GLANCE) {
+		s->glance = true;
+		if (try_words(s, errp) < 0)
+			return -1;
+		s->glance = false;
+		if (found(s))
+			return 0;
+		s->best.tried = before;
+		s->n_tried = 0;
+	}
+	return try_words(s, errp);
+}
+
+static int
+try_all(struct search *s, struct error **errp)
+{
+	if (try_given(s, errp) < 0)
+		return -1;
+	if (s->ring->words && !found(s) && try_list(s, errp) < 0)
+		return -1;
+	if (s->ring->ask && !found(s))
 		return ask(s, errp);
-	return any ? 0 : error_set(errp, "no key was given for it, which is layer %u",
-				   s->layer->number);
+	return s->best.tried ? 0 : error_set(errp, "no key was given for it, which is layer %u",
+					     s->layer->number);
 }
 
 static enum keyring_result
@@ -267,14 +339,25 @@ take(struct search *s)
 	return KEYRING_OK;
 }
 
+/* What did not fit, for people. */
+static const char *
+name_keys(const struct search *s, char buf[static KEY_ORIGIN])
+{
+	if (s->best.tried == 1)
+		return s->best.origin;
+	snprintf(buf, KEY_ORIGIN, "each of %zu keys", s->best.tried);
+	return buf;
+}
+
 static enum keyring_result
 conclude_luks(struct search *s, struct error **errp)
 {
 	const char *file = s->layer->image->filename;
+	char keys[KEY_ORIGIN];
 
 	if (!found(s)) {
 		error_set(errp, "%s: the key is wrong: " EITHER_WAY ", opens no key slot", file,
-			  s->best.origin);
+			  name_keys(s, keys));
 		if (*s->luks.damage)
 			error_append(errp, "; but the header is damaged: %s", s->luks.damage);
 		return KEYRING_WRONG;
@@ -287,6 +370,7 @@ static enum keyring_result
 conclude_aes(struct search *s, struct error **errp)
 {
 	const char *file = s->layer->image->filename, *evidence = s->best.report.evidence;
+	char keys[KEY_ORIGIN];
 
 	if (found(s)) {
 		say(s->ring, "%s: %s fits: %s", file, s->best.origin, evidence);
@@ -304,7 +388,7 @@ conclude_aes(struct search *s, struct error **errp)
 	}
 	error_set(errp, "%s: the key is wrong, or the disk holds nothing but noise, which looks the "
 		  "same: with " EITHER_WAY ", %s; only in the second case " OVERRULE, file,
-		  s->best.origin, evidence);
+		  name_keys(s, keys), evidence);
 	return KEYRING_WRONG;
 }
 

@@ -2,7 +2,8 @@
 /* rescue/keyring.h - finding each encrypted layer its key.
  *
  * All keys that were given are tried on every layer, but for those that are for
- * another one: each as it is, then its variants (rescue/key.h).  Without any, the
+ * another one: each as it is, then its variants (rescue/key.h); and then the
+ * candidates of a list, of which one that nothing speaks for is never taken.  Without any, the
  * terminal is asked, layer by layer; what fitted one layer is tried on the next
  * before it is asked for again.
  *
@@ -18,6 +19,7 @@
 
 struct error;
 struct layer;
+struct wordlist;
 
 enum { KEYRING_MAX = 256, KEYRING_TRIES = 3 };
 
@@ -34,6 +36,7 @@ struct keyring_finding {
 	unsigned layer;			/* its place in the chain */
 	bool needless;			/* it stores nothing encrypted */
 	bool unverified;		/* accepted though nothing speaks for it */
+	size_t tried;			/* keys, without their variants */
 	char origin[KEY_ORIGIN];	/* of the best key; "": none was tried */
 	enum key_form form;
 	int slot;			/* of LUKS; -1: none */
@@ -44,6 +47,7 @@ struct keyring_finding {
 struct keyring {
 	struct key *key[KEYRING_MAX];	/* owned */
 	unsigned count;
+	struct wordlist *words;		/* owned; candidates, tried behind all keys; or NULL */
 	bool ask;			/* no key was given: prompt */
 	bool accept_unverified;		/* take a key that no evidence speaks for */
 	void (*say)(const char *line);	/* what was found; a line without its end */

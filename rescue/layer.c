@@ -73,15 +73,13 @@ suspect(struct layer *l, uint64_t guest)
 static void
 decrypt_watching(struct layer *l, uint64_t guest, uint64_t host, uint8_t *buf, size_t len)
 {
-	/* Both are whole clusters and the same place within one. */
-	uint64_t diff = guest / CIPHER_SECTOR ^ host / CIPHER_SECTOR;
-
 	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
 		if (mixed_seems_plain(buf + at))
 			suspect(l, guest + at);
 	cipher_decrypt(l->cipher, guest / CIPHER_SECTOR, buf, len);
 	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
-		if (mixed_seems_zero(buf + at, diff))
+		if (mixed_seems_zero(buf + at, (guest + at) / CIPHER_SECTOR ^
+					       (host + at) / CIPHER_SECTOR))
 			suspect(l, guest + at);
 }
 

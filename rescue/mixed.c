@@ -20,7 +20,8 @@ enum {
 	 * cannot pay for them; at the cluster's edges they are cheaper by a little, so
 	 * that what says nothing there goes with its neighbours. */
 	SURE = 80,
-	FILE_IV_MAX = 30,	/* one sector's say about its IV */
+	FILE_IV_MIN = 3,	/* one sector's say about its IV */
+	FILE_IV_MAX = 30,
 	PRICE_EDGE = 32,
 	PRICE_CHANGE = 33,
 };
@@ -145,12 +146,12 @@ end(const struct course *last)
 	return best;
 }
 
-/* A sector that shows nothing of its IV has the usual one: in each cluster that was
+/* A sector that shows little of its IV has the usual one: in each cluster that was
  * filled up there is something that a guest wrote. */
 static enum mixed_reading
 settle(enum mixed_reading r, const struct mixed_vote *v)
 {
-	return r == MIXED_FILE_IV && v->weight[r] <= 0 ? MIXED_USUAL : r;
+	return r == MIXED_FILE_IV && v->weight[r] < FILE_IV_MIN ? MIXED_USUAL : r;
 }
 
 int

@@ -581,7 +581,7 @@ run_rescue(const struct run_options *o, struct error **errp)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGUSR1, SIG_IGN);
 	if (prepare(r) == 0) {
-		if (o->target || o->keys->count)
+		if (o->target || o->keys->count || o->keys->words)
 			run_loops(r);
 		else
 			r->status = RUN_OK;

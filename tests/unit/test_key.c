@@ -22,6 +22,7 @@
 #include "rescue/key.h"
 #include "rescue/prompt.h"
 #include "rescue/secret.h"
+#include "rescue/wordlist.h"
 
 static void
 assert_bytes(const struct key *k, const char *want)
@@ -175,6 +176,47 @@ test_a_credential_is_a_file_in_systemds_folder(void **state)
 	unsetenv("CREDENTIALS_DIRECTORY");
 	unlink(path);
 	rmdir(folder);
+}
+
+/* ---- lists ---- */
+
+static void
+assert_next(struct wordlist *w, const char *want, const char *origin)
+{
+	CLEANUP(key_freep) struct key *k = NULL;
+
+	assert_int_equal(wordlist_next(w, &k, NULL), 0);
+	if (!want) {
+		assert_null(k);
+		return;
+	}
+	assert_bytes(k, want);
+	assert_memory_equal(k->origin, origin, strlen(origin));
+}
+
+static void
+test_a_list_gives_its_lines_over_and_over(void **state)
+{
+	static const char content[] = "one\n\n two \r\n\r\nthree\r\nlast";
+	char path[] = "/tmp/quoin-words-XXXXXX";
+	int fd = mkstemp(path);
+	struct wordlist *w = NULL;
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, content, strlen(content)), (ssize_t)strlen(content));
+	close(fd);
+	assert_int_equal(wordlist_read(path, &w, NULL), 0);
+	assert_int_equal(wordlist_count(w), 4);
+	for (int i = 0; i < 2; i++) {
+		assert_next(w, "one", "line 1 of /tmp/quoin-words-");
+		assert_next(w, " two ", "line 3 of ");
+		assert_next(w, "three", "line 5 of ");
+		assert_next(w, "last", "line 6 of ");
+		assert_next(w, NULL, NULL);
+		wordlist_rewind(w);
+	}
+	wordlist_free(w);
+	unlink(path);
 }
 
 /* ---- where keys are kept ---- */
@@ -408,6 +450,7 @@ main(void)
 		cmocka_unit_test(test_empty_missing_and_endless_files_are_errors),
 		cmocka_unit_test(test_a_key_may_be_as_long_as_those_of_cryptsetup_and_no_longer),
 		cmocka_unit_test(test_a_credential_is_a_file_in_systemds_folder),
+		cmocka_unit_test(test_a_list_gives_its_lines_over_and_over),
 		cmocka_unit_test(test_keys_are_in_locked_memory_while_they_live),
 		cmocka_unit_test(test_a_limit_on_locked_memory_is_told_and_no_error),
 		cmocka_unit_test(test_a_descriptor_is_read_to_its_end),

@@ -212,7 +212,76 @@ def test_the_slot_of_luks_is_in_the_report(tmp):
 
 def test_a_layer_that_needs_no_key(tmp):
     (key,), r = keys_of(tmp, create(tmp, 'qcow2', tmp / 'image', '4M'))
-    assert r.status == 0 and key == {'state': 'not-needed'}
+    assert r.status == 0 and key == {'state': 'not-needed', 'tried': 0}
+
+
+# ---- lists of candidates ----
+
+def word_list(tmp, *words, end='\n'):
+    (tmp / 'words').write_text(end.join(words) + end)
+    return '--try-keys', tmp / 'words'
+
+
+@pytest.mark.parametrize('kind', ['qcow', 'qcow2', 'luks'])
+def test_the_line_that_fits_is_named_and_not_printed(tmp, kind):
+    plain = disk(tmp / 'plain', 4)
+    image = encrypt(tmp, kind, plain, tmp / 'image', password='hunter3')
+    words = word_list(tmp, 'hunter1', '', 'hunter2', 'hunter3', 'hunter4', end='\r\n')
+    r = rescue(tmp, *words, image, tmp / 'out', key=None)
+    assert r.status == 0, r.err
+    assert 'line 4 of %s fits' % (tmp / 'words') in r.err
+    assert 'hunter' not in r.err + r.out
+    assert same(content(tmp / 'out'), content(plain))
+    (key,), r = keys_of(tmp, *words, image, key=None)
+    assert key['tried'] == 3 and key['origin'] == 'line 4 of %s' % (tmp / 'words')
+
+
+def test_a_candidate_may_be_right_with_an_end_of_its_line(tmp):
+    image = encrypt(tmp, 'qcow2', mkfs(tmp / 'plain', 4), tmp / 'image', password='short\n')
+    (key,), r = keys_of(tmp, *word_list(tmp, 'long', 'short'), image, key=None)
+    assert r.status == 0, r.err
+    assert key['form'] == 'with-lf' and key['origin'].startswith('line 2 of ')
+
+
+def test_each_layer_takes_its_line(tmp):
+    top = chain(tmp, ['first', 'second', 'third'])
+    keys, r = keys_of(tmp, *word_list(tmp, 'third', 'second', 'first'), top, key=None)
+    assert r.status == 0, r.err
+    assert [k['origin'].split()[1] for k in keys] == ['3', '2', '1']
+
+
+def test_wrong_candidates_are_counted(tmp):
+    image = standard(tmp, 'qcow2')[1]
+    words = word_list(tmp, *('wrong%d' % i for i in range(300)))
+    (key,), r = keys_of(tmp, *words, image, key=None)
+    assert r.status == 3 and key['state'] == 'wrong' and key['tried'] == 300
+    assert 'with each of 300 keys' in r.err
+
+
+def test_a_sector_that_no_glance_hits_is_found(tmp):
+    """Noise but for one sector: only all samples tell."""
+    data = bytearray(content(noise(tmp / 'noise', MIB)))
+    data[777 * 512:778 * 512] = b'text' * 128
+    (tmp / 'plain').write_bytes(data)
+    image = encrypt(tmp, 'qcow2', tmp / 'plain', tmp / 'image', password='right')
+    (key,), r = keys_of(tmp, *word_list(tmp, 'wrong', 'right', 'other'), image, key=None)
+    assert r.status == 0, r.err
+    assert key['origin'].startswith('line 2 of ') and key['evidence']['text-sectors'] == 1
+
+
+def test_no_candidate_is_taken_unverified(tmp):
+    image = encrypt(tmp, 'qcow2', noise(tmp / 'plain', 4 * MIB), tmp / 'image')
+    words = word_list(tmp, PASSWORD)
+    assert rescue(tmp, *words, image, tmp / 'out', key=None).status == 3
+    r = rescue(tmp, '--accept-unverified-key', *words, image, tmp / 'out', key=None)
+    assert r.status == 2 and 'wants one key' in r.err
+
+
+@pytest.mark.parametrize('text, said', [('', 'it is empty'), ('\n\r\n\n', 'no candidate')])
+def test_a_list_without_candidates(tmp, text, said):
+    (tmp / 'words').write_text(text)
+    r = rescue(tmp, '--try-keys', tmp / 'words', 'a', 'b', key=None)
+    assert r.status == 1 and said in r.err
 
 
 # ---- the terminal ----

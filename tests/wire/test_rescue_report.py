@@ -28,8 +28,8 @@ EVIDENCE = {'verdict': (str, True), 'sampled-sectors': (int, True), 'noise-secto
             'odd-sectors': (int, True), 'clear-sectors': (int, True), 'zero-sectors': (int, True),
             'text-sectors': (int, True), 'unencrypted-sectors': (int, True),
             'boot-mark': (bool, True), 'structures': ([STRUCTURE], True)}
-KEY = {'state': (str, True), 'origin': (str, False), 'form': (str, False), 'slot': (int, False),
-       'evidence': (EVIDENCE, False)}
+KEY = {'state': (str, True), 'tried': (int, True), 'origin': (str, False), 'form': (str, False),
+       'slot': (int, False), 'evidence': (EVIDENCE, False)}
 MIXED = {'offset': (int, True), 'length': (int, True), 'reading': (str, True)}
 LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, True),
          'file-size': (int, True), 'actual-size': (int, True), 'encrypted': (bool, True),
