@@ -52,6 +52,7 @@
 #include "block/dirty.h"
 #include "block/qcow2/bitmaps_int.h"
 #include "block/qcow2/checkpoint.h"
+#include "block/qcow2/overlap.h"
 #include "schema/types.h"
 
 void
@@ -167,6 +168,12 @@ flag_all(struct qcow2 *q)
 		unflagged |= !(bm->flags & QCOW2_BITMAP_IN_USE);
 	if (!unflagged)
 		return 0;
+	/* It is written to, or given back. */
+	qcow2_lock(q);
+	r = qcow2_overlap_check_bitmaps(q, q->exts.bitmap_dir_off, q->exts.bitmap_dir_size);
+	qcow2_unlock(q);
+	if (r < 0)
+		return r;
 	before = calloc(qcow2_bitmaps_count(q), sizeof(*before));
 	if (!before)
 		return -ENOMEM;

@@ -36,18 +36,19 @@ decode(const uint8_t *p)
 }
 
 static bool
-is_sound(const struct qcow2 *q, const struct entry *e, const uint8_t *name)
+is_sound(const struct qcow2 *q, const struct entry *e)
 {
 	const struct qcow2_place *p = &e->bm.place;
 	uint64_t bytes = (uint64_t)p->n << q->cluster_bits;
 
-	if (!p->off || !is_aligned(p->off, q->cluster_size) || p->off > INT64_MAX / 2 ||
-	    !p->n || p->n > QCOW2_BITMAP_TABLE_MAX || bytes > QCOW2_BITMAP_BYTES_MAX)
+	if (!p->off || !is_aligned(p->off, q->cluster_size) ||
+	    p->off > (uint64_t)INT64_MAX - 8 * (uint64_t)p->n || !p->n ||
+	    p->n > QCOW2_BITMAP_TABLE_MAX || bytes > QCOW2_BITMAP_BYTES_MAX)
 		return false;
 	if ((e->bm.flags & ~(uint32_t)(QCOW2_BITMAP_IN_USE | QCOW2_BITMAP_AUTO)) ||
 	    e->type != QCOW2_BITMAP_TYPE || e->bm.granularity_bits < QCOW2_BITMAP_GRANULARITY_MIN ||
 	    e->bm.granularity_bits > QCOW2_BITMAP_GRANULARITY_MAX ||
-	    e->name_len > QCOW2_BITMAP_NAME_MAX || memchr(name, 0, e->name_len))
+	    e->name_len > QCOW2_BITMAP_NAME_MAX)
 		return false;
 	/* One in use may be too small: the disk may have grown meanwhile. */
 	return e->bm.flags & QCOW2_BITMAP_IN_USE ||
@@ -64,6 +65,7 @@ append(struct qcow2 *q, const struct entry *e, const uint8_t *name)
 	*bm = e->bm;
 	list_init(&bm->link);
 	bm->loaded = true;
+	/* A zero within ends a name early. */
 	bm->name = strndup((const char *)name, e->name_len);
 	if (!bm->name) {
 		qcow2_bitmap_free(bm);
@@ -88,7 +90,7 @@ read_entry(struct qcow2 *q, const uint8_t *p, uint64_t left, uint64_t *ret_len,
 		return error_set(errp, "Broken bitmap directory");
 	if (e.extra_len)
 		return error_set(errp, "Bitmap extra data is not supported");
-	if (!is_sound(q, &e, p + QCOW2_BITMAP_ENTRY))
+	if (!is_sound(q, &e))
 		return error_set(errp, "Bitmap '%.*s' doesn't satisfy the constraints",
 				 (int)e.name_len, (const char *)p + QCOW2_BITMAP_ENTRY);
 	if (append(q, &e, p + QCOW2_BITMAP_ENTRY) < 0)
@@ -183,6 +185,9 @@ qcow2_bitmaps_write_flags(struct qcow2 *q)
 	size_t size = qcow2_bitmaps_dir_size(q);
 	CLEANUP(cleanup_free) uint8_t *dir = encode(q, size + 1);
 
+	/* Names that end early may have made it shorter. */
+	if (size != q->exts.bitmap_dir_size)
+		return -EINVAL;
 	return dir ? node_pwrite(qcow2_file(q), q->exts.bitmap_dir_off, dir, size) : -ENOMEM;
 }
 

@@ -47,12 +47,25 @@ load_bits(struct qcow2 *q, struct qcow2_bitmap *bm)
 }
 
 static int
-load_lost(struct qcow2 *q, struct qcow2_bitmap *bm, struct error **errp)
+load_lost(struct qcow2 *q, struct qcow2_bitmap *bm, const char *why, struct error **errp)
 {
-	bm->dirty = dirty_new_lost(q->node, bm->name, UINT64_C(1) << bm->granularity_bits,
-				   "it is marked as in use in the image: whoever used it last did "
-				   "not store it, or is still using it");
+	bm->dirty = dirty_new_lost(q->node, bm->name, UINT64_C(1) << bm->granularity_bits, why);
 	return bm->dirty ? 0 : error_set(errp, "Cannot allocate memory");
+}
+
+/* Does some of it lie behind the end of the file?  There it would read as zeroes, which
+ * in a bitmap say that nothing was changed. */
+static bool
+is_cut_off(struct qcow2 *q, const struct qcow2_place *p)
+{
+	uint64_t size = node_size(qcow2_file(q));
+
+	if (p->off >= size)
+		return true;
+	for (uint32_t i = 0; i < p->n; i++)
+		if ((p->table[i] & QCOW2_OFFSET_MASK) >= size)
+			return true;
+	return false;
 }
 
 static int
@@ -63,15 +76,18 @@ load_bitmap(struct qcow2 *q, struct qcow2_bitmap *bm, struct error **errp)
 	if (dirty_find(q->node, bm->name))
 		return error_set(errp, "Bitmap already exists: %s", bm->name);
 	if (bm->flags & QCOW2_BITMAP_IN_USE)
-		return load_lost(q, bm, errp);
-	bm->dirty = dirty_new_stored(q->node, bm->name, UINT64_C(1) << bm->granularity_bits,
-				     bm->flags & QCOW2_BITMAP_AUTO);
-	if (!bm->dirty)
-		return error_set(errp, "Cannot allocate memory");
+		return load_lost(q, bm, "it is marked as in use in the image: whoever used it last "
+					"did not store it, or is still using it", errp);
 	r = qcow2_place_read(q, &bm->place);
 	if (r < 0)
 		return error_set_errno(errp, r, "Could not read bitmap_table table from image for "
 						"bitmap '%s'", bm->name), -1;
+	if (is_cut_off(q, &bm->place))
+		return load_lost(q, bm, "some of it lies behind the end of the image file", errp);
+	bm->dirty = dirty_new_stored(q->node, bm->name, UINT64_C(1) << bm->granularity_bits,
+				     bm->flags & QCOW2_BITMAP_AUTO);
+	if (!bm->dirty)
+		return error_set(errp, "Cannot allocate memory");
 	r = load_bits(q, bm);
 	if (r < 0)
 		return error_set_errno(errp, r, "Could not read bitmap '%s' from image",

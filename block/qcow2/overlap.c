@@ -169,20 +169,32 @@ qcow2_overlaps(const struct qcow2 *q, uint64_t off, uint64_t len)
 	return find(q, QCOW2_OVERLAP_CACHED & ~QCOW2_OVERLAP_BITMAPS, off, len);
 }
 
-int
-qcow2_overlap_check(struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len)
+static int
+check(struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len)
 {
 	static const char *const names[] = {
 		"qcow2_header", "active L1 table", "active L2 table", "refcount table",
 		"refcount block", "snapshot table", "inactive L1 table", "inactive L2 table",
 		"bitmap directory",
 	};
-	unsigned kind = find(q, kinds | q->overlap_check, off, len);
+	unsigned kind = find(q, kinds, off, len);
 
 	if (!kind)
 		return 0;
 	return qcow2_corrupt_note(q, off, len, "Preventing invalid write on metadata (overlaps "
 					       "with %s)", names[__builtin_ctz(kind)]);
+}
+
+int
+qcow2_overlap_check(struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len)
+{
+	return check(q, kinds | q->overlap_check, off, len);
+}
+
+int
+qcow2_overlap_check_bitmaps(struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	return check(q, q->overlap_check & ~(unsigned)QCOW2_OVERLAP_BITMAPS, off, len);
 }
 
 /* ---- the option ---- */

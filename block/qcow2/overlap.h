@@ -45,6 +45,9 @@ enum qcow2_overlap {
  * 0; or -EIO, and it is noted that the image is corrupt (corrupt.h). */
 int qcow2_overlap_check(struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len);
 
+/* The same for the place of the bitmap directory itself. */
+int qcow2_overlap_check_bitmaps(struct qcow2 *q, uint64_t off, uint64_t len);
+
 /* The same, and nothing is noted. */
 bool qcow2_overlaps_fixed(const struct qcow2 *q, uint64_t off, uint64_t len);
 bool qcow2_overlaps(const struct qcow2 *q, uint64_t off, uint64_t len);

@@ -357,6 +357,72 @@ bitmap_texts(void *arg)
 	expect_of_bitmaps(1, 24, 8, UINT64_C(0x6269746d61702d61), "Bitmap already exists: bitmap-a");
 }
 
+/* What is read from behind the end of a file is zeroes; in a bitmap they would say that
+ * nothing was changed. */
+static void
+bitmap_cut_off(void *arg)
+{
+	uint64_t dir, table;
+
+	(void)arg;
+	for (int k = 0; k < 2; k++) {
+		struct node *file = sample_with_bitmaps(&dir, &table), *n;
+		struct dirty_bitmap *b;
+
+		patch(file, k ? table : dir, 8, UINT64_C(1) << 40);
+		for (int again = 0; again < 2; again++) {
+			n = q2_open(file, NULL, false, NULL);
+			assert_non_null(n);
+			b = dirty_find(n, "bitmap-a");
+			assert_non_null(b);
+			assert_non_null(strstr(dirty_reason(b), again ? "in use" : "behind the end"));
+			/* From now on the image says so too, however large it becomes. */
+			assert_int_equal(node_pwrite(n, 7000, "x", 1), 0);
+			assert_int_equal(q2_close(n), 0);
+		}
+		mem_free(file);
+	}
+}
+
+/* A name of eight bytes, of which all but the first are zeroes. */
+static void
+bitmap_short_name(void *arg)
+{
+	uint64_t dir, table;
+	struct node *file = sample_with_bitmaps(&dir, &table), *n;
+
+	(void)arg;
+	memset(mem_data(file) + dir + 25, 0, 7);
+	n = q2_open(file, NULL, false, NULL);
+	assert_non_null(n);
+	assert_non_null(dirty_find(n, "b"));
+	assert_int_equal(node_pwrite(n, 7000, "x", 1), 0);
+	assert_int_equal(q2_close(n), 0);
+	n = q2_open(file, NULL, true, NULL);
+	assert_non_null(n);
+	assert_int_equal(q2_close(n), 0);
+	mem_free(file);
+}
+
+/* To mark the bitmaps as in use would write into the L1 table. */
+static void
+bitmap_directory_in_l1(void *arg)
+{
+	uint64_t dir, table;
+	struct node *file = sample_with_bitmaps(&dir, &table), *n;
+	uint8_t before[64];
+
+	(void)arg;
+	patch(file, 40, 8, dir);
+	memcpy(before, mem_data(file) + dir, sizeof(before));
+	n = q2_open(file, NULL, false, NULL);
+	assert_non_null(n);
+	assert_int_equal(node_pwrite(n, 7000, "x", 1), -EIO);
+	assert_memory_equal(mem_data(file) + dir, before, sizeof(before));
+	(void)q2_close(n);
+	mem_free(file);
+}
+
 /* Each read of an open fails in turn. */
 static void
 failing_reads(void *arg)
@@ -435,6 +501,9 @@ HOSTILE_TEST(bitmap_entries, bitmap_directories_at_their_edges)
 HOSTILE_TEST(bitmap_tables, bitmap_tables_at_their_edges)
 HOSTILE_TEST(bitmap_extension, the_bitmap_extension_at_its_edges)
 HOSTILE_TEST(bitmap_texts, the_error_names_the_bitmap)
+HOSTILE_TEST(bitmap_cut_off, a_bitmap_behind_the_end_is_not_trusted)
+HOSTILE_TEST(bitmap_short_name, the_name_of_a_bitmap_may_end_early)
+HOSTILE_TEST(bitmap_directory_in_l1, a_directory_in_a_table_is_not_written)
 HOSTILE_TEST(failing_reads, each_read_of_an_open_may_fail)
 HOSTILE_TEST(version_1_fields, fields_of_version_1_at_their_edges)
 
@@ -450,6 +519,9 @@ main(void)
 		CO_TEST(bitmap_tables_at_their_edges),
 		CO_TEST(the_bitmap_extension_at_its_edges),
 		CO_TEST(the_error_names_the_bitmap),
+		CO_TEST(a_bitmap_behind_the_end_is_not_trusted),
+		CO_TEST(the_name_of_a_bitmap_may_end_early),
+		CO_TEST(a_directory_in_a_table_is_not_written),
 		CO_TEST(each_read_of_an_open_may_fail),
 		CO_TEST(fields_of_version_1_at_their_edges),
 	};
