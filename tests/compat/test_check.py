@@ -97,7 +97,10 @@ class Judge:
 
     def repaired(self, name, data):
         images = self.alike(name, data, '-r', 'all')
-        if not images or None in images or self.own(images[1])[0].status:
+        # Where neither changed anything the reports say it all.
+        if not images or None in images or images[0] == images[1] == data:
+            return
+        if self.own(images[1])[0].status:
             return
         # The peer stores bitmaps behind its repair, which may then not be one.
         if self.peer(images[1])[0].status or \
@@ -139,7 +142,7 @@ def test_sound_images(judge, tmp, name):
     assert judge.compared == 2
 
 
-@pytest.mark.limit(600)
+@pytest.mark.limit(3600)
 @pytest.mark.parametrize('name', BASES)
 def test_broken_images(judge, tmp, name):
     n = 0
