@@ -74,6 +74,11 @@ struct tls_client {
 void open_set_tls_client(const struct tls_client *client);	/* borrowed for ever */
 const struct tls_client *open_tls_client(void);			/* for drivers; not NULL */
 
+/* The first of this id and this name. */
+struct open_snapshot {
+	const char *id, *name;
+};
+
 /* The daemon's rules for opening, from its command line. */
 struct open_policy {
 	const struct decryptor *decryptor;	/* NULL: encrypted layers are refused */
@@ -85,6 +90,9 @@ struct open_policy {
 	 * or repairs is no reason to refuse, no guest data will be read, and no
 	 * backing file is opened. */
 	bool check;
+	/* The top image is shown, read-only, as an internal snapshot of it has it; its
+	 * driver must have snapshots.  NULL: as it is. */
+	const struct open_snapshot *snapshot;
 };
 
 extern const struct open_policy open_policy_default;	/* no decryptor; follow */

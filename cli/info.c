@@ -3,6 +3,7 @@
 
 #include <getopt.h>
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,10 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/opener.h"
+#include "cli/facts.h"
+#include "cli/member.h"
 #include "rescue/image.h"
+#include "rescue/list.h"
 #include "rescue/progress.h"
 
 enum { EXIT_USAGE = 2 };
@@ -35,6 +39,14 @@ print_bytes(const char *label, uint64_t bytes)
 	printf("%s: %s (%" PRIu64 " bytes)\n", label, human, bytes);
 }
 
+static void
+print_name(const char *label, const char *name)
+{
+	printf("%s: ", label);
+	list_text(name, stdout);
+	putchar('\n');
+}
+
 static const char *
 advice(const struct image *im)
 {
@@ -46,7 +58,7 @@ advice(const struct image *im)
 static int
 print_text(const struct image *im, const char *command)
 {
-	printf("image: %s\n", im->filename);
+	print_name("image", im->filename);
 	printf("format: %s", image_format_name(im->format));
 	printf(im->version ? " (version %u)\n" : "\n", im->version);
 	print_bytes("virtual size", im->virtual_size);
@@ -57,12 +69,18 @@ print_text(const struct image *im, const char *command)
 	       im->encryption == CIPHER_NONE ? "none" : cipher_kind_name(im->encryption),
 	       *im->cipher ? " (" : "", im->cipher, *im->cipher ? ")" : "");
 	if (im->backing)
-		printf("backing file: %s (format: %s)\n", im->backing,
-		       im->backing_format ? im->backing_format : "not recorded");
+		print_name("backing file", im->backing);
+	if (im->backing)
+		print_name("backing file format",
+			   im->backing_format ? im->backing_format : "not recorded");
 	if (im->data_file)
-		printf("data file: %s\n", im->data_file);
+		print_name("data file", im->data_file);
 	if (im->snapshots)
-		printf("internal snapshots: %u\n", im->snapshots);
+		puts("internal snapshots:");
+	list_snapshots(im, stdout);
+	if (im->snapshots_lost)
+		printf("note: it has %u internal snapshots, whose table is damaged\n",
+		       im->snapshots_lost);
 	if (im->dirty)
 		puts("note: it was not closed in order");
 	if (im->corrupt)
@@ -74,66 +92,22 @@ print_text(const struct image *im, const char *command)
 	return ferror(stdout) || fflush(stdout) ? -1 : 0;
 }
 
-/* ---- JSON; the member names are those of qemu-img info where it has them ---- */
-
-static void
-json_string(const char *name, const char *value, bool first)
-{
-	printf("%s\n    \"%s\": \"", first ? "" : ",", name);
-	for (const unsigned char *c = (const unsigned char *)value; *c; c++) {
-		if (*c == '"' || *c == '\\')
-			printf("\\%c", *c);
-		else if (*c < 0x20 || *c == 0x7f)
-			printf("\\u%04x", *c);
-		else
-			putchar(*c);
-	}
-	putchar('"');
-}
-
-static void
-json_number(const char *name, uint64_t value)
-{
-	printf(",\n    \"%s\": %" PRIu64, name, value);
-}
-
-static void
-json_bool(const char *name, bool value)
-{
-	printf(",\n    \"%s\": %s", name, value ? "true" : "false");
-}
-
 static int
 print_json(const struct image *im, const char *command)
 {
-	putchar('{');
-	json_string("filename", im->filename, true);
-	json_string("format", image_format_name(im->format), false);
-	if (im->version)
-		json_number("version", im->version);
-	json_number("virtual-size", im->virtual_size);
-	json_number("actual-size", im->disk_size);
-	if (im->cluster_size)
-		json_number("cluster-size", im->cluster_size);
-	json_bool("encrypted", im->encryption != CIPHER_NONE);
-	if (im->encryption != CIPHER_NONE)
-		json_string("encryption", cipher_kind_name(im->encryption), false);
-	if (*im->cipher)
-		json_string("cipher", im->cipher, false);
-	if (im->backing)
-		json_string("backing-filename", im->backing, false);
-	if (im->backing_format)
-		json_string("backing-filename-format", im->backing_format, false);
-	if (im->data_file)
-		json_string("data-file", im->data_file, false);
-	if (im->format == IMAGE_QCOW2)
-		json_number("snapshot-count", im->snapshots);
-	json_bool("dirty-flag", im->dirty);
-	json_bool("corrupt", im->corrupt);
+	bool failed = false;
+	struct json_object *o = facts_new(im, &failed);
+	const char *text;
+	int r = -1;
+
 	if (command && !advice(im))
-		json_string("rescue-command", command, false);
-	puts("\n}");
-	return ferror(stdout) || fflush(stdout) ? -1 : 0;
+		member_text(o, "rescue-command", command, &failed);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
+							 JSON_C_TO_STRING_NOSLASHESCAPE);
+	if (!failed && text && puts(text) >= 0 && fflush(stdout) == 0)
+		r = 0;
+	json_object_put(o);
+	return r;
 }
 
 int

@@ -7,9 +7,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
+#include "cli/facts.h"
+#include "cli/member.h"
 #include "rescue/cipher.h"
 #include "rescue/image.h"
 #include "rescue/keyring.h"
@@ -26,75 +27,13 @@ struct report {
 	bool failed;				/* something was left out */
 };
 
-/* ---- members ---- */
-
-static void
-add(struct report *r, struct json_object *to, const char *name, struct json_object *value)
-{
-	if (json_object_object_add(to, name, value) < 0)
-		r->failed = true;
-}
-
-/* Bytes of one UTF-8 sequence at s; 0: it is none. */
-static size_t
-utf8_length(const unsigned char *s)
-{
-	size_t n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : *s >= 0xe0 && *s < 0xf0 ? 3
-		 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
-
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	return n;
-}
-
-/* File names are bytes, JSON is UTF-8: what is none becomes a question mark. */
-static struct json_object *
-text_new(struct report *r, const char *text)
-{
-	CLEANUP(cleanup_free) char *copy = strdup(text);
-	struct json_object *o;
-
-	for (char *s = copy; s && *s;) {
-		size_t n = utf8_length((unsigned char *)s);
-
-		if (!n)
-			*s = '?';
-		s += n ? n : 1;
-	}
-	o = copy ? json_object_new_string(copy) : NULL;
-	r->failed |= !o;
-	return o;
-}
-
-static void
-add_text(struct report *r, struct json_object *to, const char *name, const char *text)
-{
-	add(r, to, name, text_new(r, text));
-}
-
-static void
-add_number(struct report *r, struct json_object *to, const char *name, uint64_t n)
-{
-	add(r, to, name, json_object_new_uint64(n));
-}
-
-static void
-append(struct report *r, struct json_object *to, struct json_object *value)
-{
-	if (!value || json_object_array_add(to, value) < 0)
-		r->failed = true;
-}
-
-/* ---- the parts ---- */
-
 static struct json_object *
 structure_object(struct report *r, const struct signature *sig)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(r, o, "name", sig->name);
-	add_number(r, o, "offset", sig->base * CIPHER_SECTOR);
+	member_text(o, "name", sig->name, &r->failed);
+	member_number(o, "offset", sig->base * CIPHER_SECTOR, &r->failed);
 	return o;
 }
 
@@ -103,18 +42,18 @@ evidence_object(struct report *r, const struct judge_report *j)
 {
 	struct json_object *o = json_object_new_object(), *structures = json_object_new_array();
 
-	add_text(r, o, "verdict", judge_verdict_name(j->verdict));
-	add_number(r, o, "sampled-sectors", j->sampled);
-	add_number(r, o, "noise-sectors", j->noise);
-	add_number(r, o, "odd-sectors", j->odd);
-	add_number(r, o, "clear-sectors", j->clear);
-	add_number(r, o, "zero-sectors", j->zero);
-	add_number(r, o, "text-sectors", j->text);
-	add_number(r, o, "unencrypted-sectors", j->unencrypted);
-	add(r, o, "boot-mark", json_object_new_boolean(j->signatures.boot_mark));
+	member_text(o, "verdict", judge_verdict_name(j->verdict), &r->failed);
+	member_number(o, "sampled-sectors", j->sampled, &r->failed);
+	member_number(o, "noise-sectors", j->noise, &r->failed);
+	member_number(o, "odd-sectors", j->odd, &r->failed);
+	member_number(o, "clear-sectors", j->clear, &r->failed);
+	member_number(o, "zero-sectors", j->zero, &r->failed);
+	member_number(o, "text-sectors", j->text, &r->failed);
+	member_number(o, "unencrypted-sectors", j->unencrypted, &r->failed);
+	member_bool(o, "boot-mark", j->signatures.boot_mark, &r->failed);
 	for (unsigned i = 0; i < j->signatures.count; i++)
-		append(r, structures, structure_object(r, &j->signatures.found[i]));
-	add(r, o, "structures", structures);
+		member_append(structures, structure_object(r, &j->signatures.found[i]), &r->failed);
+	member_add(o, "structures", structures, &r->failed);
 	return o;
 }
 
@@ -123,16 +62,16 @@ key_object(struct report *r, const struct keyring_finding *f)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(r, o, "state", keyring_state_name(f));
-	add_number(r, o, "tried", f->tried);
+	member_text(o, "state", keyring_state_name(f), &r->failed);
+	member_number(o, "tried", f->tried, &r->failed);
 	if (*f->origin) {
-		add_text(r, o, "origin", f->origin);
-		add_text(r, o, "form", key_form_name(f->form));
+		member_text(o, "origin", f->origin, &r->failed);
+		member_text(o, "form", key_form_name(f->form), &r->failed);
 	}
 	if (f->slot >= 0)
-		add_number(r, o, "slot", (uint64_t)f->slot);
+		member_number(o, "slot", (uint64_t)f->slot, &r->failed);
 	if (f->judged)
-		add(r, o, "evidence", evidence_object(r, &f->report));
+		member_add(o, "evidence", evidence_object(r, &f->report), &r->failed);
 	return o;
 }
 
@@ -144,10 +83,10 @@ mixed_array(struct report *r, const struct mixed *m)
 	for (size_t i = 0; i < m->n; i++) {
 		struct json_object *o = json_object_new_object();
 
-		add_number(r, o, "offset", m->range[i].off);
-		add_number(r, o, "length", m->range[i].len);
-		add_text(r, o, "reading", mixed_reading_name(m->range[i].reading));
-		append(r, array, o);
+		member_number(o, "offset", m->range[i].off, &r->failed);
+		member_number(o, "length", m->range[i].len, &r->failed);
+		member_text(o, "reading", mixed_reading_name(m->range[i].reading), &r->failed);
+		member_append(array, o, &r->failed);
 	}
 	return array;
 }
@@ -159,39 +98,15 @@ add_findings(struct report *r, struct json_object *o, const struct run_view *v, 
 	const struct keyring_finding *key = keyring_find(v->o->keys, layer);
 
 	if (key)
-		add(r, o, "key", key_object(r, key));
+		member_add(o, "key", key_object(r, key), &r->failed);
 	for (unsigned i = 0; i < v->layers->count; i++) {
 		const struct layer *l = &v->layers->layer[i];
 
 		if (l->number == layer && l->mixed)
-			add(r, o, "mixed", mixed_array(r, l->mixed));
+			member_add(o, "mixed", mixed_array(r, l->mixed), &r->failed);
 		if (l->number == layer && l->suspects)
-			add_number(r, o, "suspect-sectors", l->suspects);
+			member_number(o, "suspect-sectors", l->suspects, &r->failed);
 	}
-}
-
-static struct json_object *
-layer_object(struct report *r, const struct image *im)
-{
-	struct json_object *o = json_object_new_object();
-
-	add_text(r, o, "filename", im->filename);
-	add_text(r, o, "format", image_format_name(im->format));
-	add_number(r, o, "virtual-size", im->virtual_size);
-	add_number(r, o, "file-size", im->file_size);
-	add_number(r, o, "actual-size", im->disk_size);
-	if (im->cluster_size)
-		add_number(r, o, "cluster-size", im->cluster_size);
-	add(r, o, "encrypted", json_object_new_boolean(im->encryption != CIPHER_NONE));
-	if (im->encryption != CIPHER_NONE)
-		add_text(r, o, "encryption", cipher_kind_name(im->encryption));
-	if (*im->cipher)
-		add_text(r, o, "cipher", im->cipher);
-	if (im->backing)
-		add_text(r, o, "backing-filename", im->backing);
-	if (im->data)
-		add_text(r, o, "data-file", im->data->filename);
-	return o;
 }
 
 static struct json_object *
@@ -199,10 +114,10 @@ lost_object(struct report *r, const struct copy *c, const struct lost_range *los
 {
 	struct json_object *o = json_object_new_object();
 
-	add_number(r, o, "offset", lost->off);
-	add_number(r, o, "length", lost->len);
-	add_text(r, o, "filename", copy_blamed(c, lost));
-	add_text(r, o, "reason", lost_why_text(lost->why));
+	member_number(o, "offset", lost->off, &r->failed);
+	member_number(o, "length", lost->len, &r->failed);
+	member_text(o, "filename", copy_blamed(c, lost), &r->failed);
+	member_text(o, "reason", lost_why_text(lost->why), &r->failed);
 	return o;
 }
 
@@ -211,22 +126,22 @@ copy_object(struct report *r, struct copy *c)
 {
 	struct json_object *o = json_object_new_object(), *lost = json_object_new_array();
 
-	add_text(r, o, "target", c->spec.name);
-	add_text(r, o, "format", c->spec.qcow2 ? "qcow2" : "raw");
+	member_text(o, "target", c->spec.name, &r->failed);
+	member_text(o, "format", c->spec.qcow2 ? "qcow2" : "raw", &r->failed);
 	if (c->spec.backing)
-		add_text(r, o, "backing-filename", c->spec.backing);
-	add_number(r, o, "layer", c->layer);
-	add_number(r, o, "size", node_size(c->source));
-	add_number(r, o, "data-bytes", c->size.data);
-	add_number(r, o, "resumed-at", c->resumed_at);
+		member_text(o, "backing-filename", c->spec.backing, &r->failed);
+	member_number(o, "layer", c->layer, &r->failed);
+	member_number(o, "size", node_size(c->source), &r->failed);
+	member_number(o, "data-bytes", c->size.data, &r->failed);
+	member_number(o, "resumed-at", c->resumed_at, &r->failed);
 	if (*c->digest)
-		add_text(r, o, "sha256", c->digest);
+		member_text(o, "sha256", c->digest, &r->failed);
 	if (c->verified)
-		add_text(r, o, "verified", c->verified);
-	add_number(r, o, "lost-bytes", lost_bytes(&c->lost));
+		member_text(o, "verified", c->verified, &r->failed);
+	member_number(o, "lost-bytes", lost_bytes(&c->lost), &r->failed);
 	for (size_t i = 0; i < c->lost.n; i++)
-		append(r, lost, lost_object(r, c, &c->lost.range[i]));
-	add(r, o, "lost", lost);
+		member_append(lost, lost_object(r, c, &c->lost.range[i]), &r->failed);
+	member_add(o, "lost", lost, &r->failed);
 	return o;
 }
 
@@ -267,9 +182,9 @@ report_new(void)
 	}
 	clock_gettime(CLOCK_MONOTONIC, &r->began);
 	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-	add_text(r, r->top, "version", PACKAGE_VERSION);
-	add_text(r, r->top, "started", text);
-	add(r, r->top, "messages", r->messages);
+	member_text(r->top, "version", PACKAGE_VERSION, &r->failed);
+	member_text(r->top, "started", text, &r->failed);
+	member_add(r->top, "messages", r->messages, &r->failed);
 	return r;
 }
 
@@ -285,7 +200,7 @@ report_free(struct report *r)
 void
 report_say(struct report *r, const char *line)
 {
-	append(r, r->messages, text_new(r, line));
+	member_append(r->messages, member_new_text(line, &r->failed), &r->failed);
 }
 
 void
@@ -294,21 +209,21 @@ report_take(const struct run_view *v, void *report)
 	struct json_object *layers = json_object_new_array(), *copies = json_object_new_array();
 	struct report *r = report;
 
-	add_text(r, r->top, "source", v->o->source);
+	member_text(r->top, "source", v->o->source, &r->failed);
 	if (v->o->target)
-		add_text(r, r->top, "target", v->o->target);
+		member_text(r->top, "target", v->o->target, &r->failed);
 	for (unsigned i = 0; i < v->chain->count; i++) {
-		struct json_object *o = layer_object(r, v->chain->layer[i]);
+		struct json_object *o = facts_new(v->chain->layer[i], &r->failed);
 
 		add_findings(r, o, v, i);
-		append(r, layers, o);
+		member_append(layers, o, &r->failed);
 	}
 	for (unsigned i = 0; i < v->plan->count; i++)
-		append(r, copies, copy_object(r, &v->plan->copy[i]));
-	add(r, r->top, "layers", layers);
-	add(r, r->top, "copies", copies);
+		member_append(copies, copy_object(r, &v->plan->copy[i]), &r->failed);
+	member_add(r->top, "layers", layers, &r->failed);
+	member_add(r->top, "copies", copies, &r->failed);
 	if (v->error)
-		add_text(r, r->top, "error", error_text(v->error));
+		member_text(r->top, "error", error_text(v->error), &r->failed);
 }
 
 int
@@ -318,11 +233,11 @@ report_print(struct report *r, int exit_status)
 	const char *text;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	add(r, r->top, "seconds",
+	member_add(r->top, "seconds",
 	    json_object_new_double((double)(now.tv_sec - r->began.tv_sec) +
-				   (double)(now.tv_nsec - r->began.tv_nsec) / 1e9));
-	add_text(r, r->top, "status", status_name(exit_status));
-	add_number(r, r->top, "exit-status", (uint64_t)exit_status);
+				   (double)(now.tv_nsec - r->began.tv_nsec) / 1e9), &r->failed);
+	member_text(r->top, "status", status_name(exit_status), &r->failed);
+	member_number(r->top, "exit-status", (uint64_t)exit_status, &r->failed);
 	text = json_object_to_json_string_ext(r->top, JSON_C_TO_STRING_PRETTY |
 							      JSON_C_TO_STRING_NOSLASHESCAPE);
 	if (r->failed || !text)

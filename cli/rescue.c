@@ -47,6 +47,8 @@ static const char help[] =
 	"                               right: if it is wrong, TARGET will be noise\n"
 	"      --mixed-encryption       find sectors that old programs stored as plain text\n"
 	"                               or with another IV, and read them so\n"
+	"      --snapshot NAME          the disk as an internal snapshot of SOURCE has it, by\n"
+	"                               ID or name, or snapshot.id=ID,snapshot.name=NAME\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
 	"      --keep-chain             make TARGET a folder with a plain copy of each layer\n"
 	"      --resume                 keep what an interrupted run did, and go on with it\n"
@@ -73,6 +75,7 @@ enum {
 	OPT_TRY_KEYS,
 	OPT_LAYER,
 	OPT_BARE_KEY,
+	OPT_SNAPSHOT,
 	OPT_FORMAT,
 	OPT_ACCEPT,
 	OPT_MIXED,
@@ -98,6 +101,7 @@ static const struct option long_options[] = {
 	{ "passphrase", optional_argument, NULL, OPT_BARE_KEY },
 	{ "password", optional_argument, NULL, OPT_BARE_KEY },
 	{ "secret", optional_argument, NULL, OPT_BARE_KEY },
+	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
 	{ "mixed-encryption", no_argument, NULL, OPT_MIXED },
@@ -245,6 +249,9 @@ take_option(struct run_options *o, bool *list, int opt)
 		return set_layer(optarg);
 	case OPT_BARE_KEY:
 		return refuse_bare_key();
+	case OPT_SNAPSHOT:
+		o->snapshot = optarg;
+		return PARSE_OK;
 	case OPT_FORMAT:
 		return set_format(o, optarg);
 	case OPT_ACCEPT:

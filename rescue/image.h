@@ -24,6 +24,15 @@ enum image_format { IMAGE_RAW, IMAGE_QCOW, IMAGE_QCOW2, IMAGE_LUKS };
 
 enum { IMAGE_CHAIN_MAX = 200 };
 
+/* An internal snapshot. */
+struct image_snapshot {
+	char *id, *name;
+	uint64_t disk_size, vm_state_size;
+	uint32_t date_sec, date_nsec;
+	uint64_t vm_clock_nsec;
+	uint64_t icount;		/* UINT64_MAX: none */
+};
+
 struct image {
 	char *filename;
 	enum image_format format;	/* by its first bytes; raw is all that is unknown */
@@ -38,7 +47,9 @@ struct image {
 	char *data_file;		/* as the header has it; NULL: none */
 	bool external_data;		/* what the guest stored is in a data file */
 	struct image *data;		/* that file, of an image in a chain; NULL: none */
-	unsigned snapshots;
+	struct image_snapshot *snapshot;	/* the internal ones */
+	unsigned snapshots, snapshots_lost;	/* lost: their table is damaged */
+	const struct image_snapshot *shown;	/* the one that is meant; NULL: the active state */
 	bool dirty, corrupt;
 	bool subclusters;		/* each 32nd of a cluster can be stored or not */
 	bool is_device;			/* a block device */
@@ -56,6 +67,10 @@ const char *image_format_name(enum image_format f);
 /* The path of what the header names, literally, from im's own folder.  Malloc'ed; NULL
  * on no memory. */
 char *image_path_beside(const struct image *im, const char *name);
+
+/* Let im mean its disk as an internal snapshot has it.  want is an ID, else a name; or
+ * snapshot.id=ID,snapshot.name=NAME, one of them or both. */
+int image_choose_snapshot(struct image *im, const char *want, struct error **errp);
 
 /* An image with all that stands behind it, the topmost first. */
 struct image_chain {

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "block/open.h"
@@ -11,17 +12,78 @@
 #include "rescue/keyring.h"
 #include "rescue/progress.h"
 
+enum { TIME_TEXT = 32 };
+
+void
+list_text(const char *text, FILE *to)
+{
+	for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+		fputc(*c < 0x20 || *c == 0x7f ? '?' : *c, to);
+}
+
+/* ---- snapshots ---- */
+
+static void
+print_snapshot(const struct image_snapshot *s, bool shown, FILE *to)
+{
+	char when[TIME_TEXT] = "", size[PROGRESS_BYTES];
+	time_t date = s->date_sec;
+	struct tm tm;
+
+	if (localtime_r(&date, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	progress_format_bytes(s->disk_size, size);
+	fputs("        ", to);
+	list_text(s->id, to);
+	fputs("  ", to);
+	list_text(s->name, to);
+	fprintf(to, "  %s  %s%s\n", when, size, shown ? "  <- this one" : "");
+}
+
+void
+list_snapshots(const struct image *im, FILE *to)
+{
+	for (unsigned i = 0; i < im->snapshots; i++)
+		print_snapshot(&im->snapshot[i], im->shown == &im->snapshot[i], to);
+}
+
+/* ---- layers ---- */
+
 /* Where an image keeps its data elsewhere, and whether that is all there. */
 static void
 print_data(const struct image *im, FILE *to)
 {
 	char size[PROGRESS_BYTES];
 
-	fprintf(to, "\n    data in %s", im->data->filename);
-	if (im->data->file_size >= im->virtual_size)
-		return;
-	progress_format_bytes(im->data->file_size, size);
-	fprintf(to, ", which is shorter than the disk: %s", size);
+	fputs("    data in ", to);
+	list_text(im->data->filename, to);
+	if (im->data->file_size < im->virtual_size) {
+		progress_format_bytes(im->data->file_size, size);
+		fprintf(to, ", which is shorter than the disk: %s", size);
+	}
+	fputc('\n', to);
+}
+
+static void
+print_names(const struct image *im, FILE *to)
+{
+	if (im->data)
+		print_data(im, to);
+	if (im->snapshots) {
+		fputs("    internal snapshots:\n", to);
+		list_snapshots(im, to);
+	}
+	if (im->snapshots_lost)
+		fprintf(to, "    %u internal snapshots, whose table is damaged\n",
+			im->snapshots_lost);
+	if (im->backing) {
+		fputs("    over ", to);
+		list_text(im->backing, to);
+		fputs(" (format: ", to);
+		list_text(im->backing_format ? im->backing_format
+					     : "not recorded, found by itself", to);
+		fputs(")\n", to);
+	}
 }
 
 /* What is known of a layer's key. */
@@ -50,21 +112,16 @@ print_layer(const struct image *im, FILE *to)
 	char size[PROGRESS_BYTES];
 
 	progress_format_bytes(im->virtual_size, size);
-	fprintf(to, "%s\n    %s, %s, ", im->filename, image_format_name(im->format), size);
+	list_text(im->filename, to);
+	fprintf(to, "\n    %s, %s, ", image_format_name(im->format), size);
 	if (im->encryption == CIPHER_NONE)
 		fputs("not encrypted", to);
 	else
 		fprintf(to, "encrypted: %s", cipher_kind_name(im->encryption));
 	if (*im->cipher)
 		fprintf(to, " (%s)", im->cipher);
-	if (im->data)
-		print_data(im, to);
-	if (im->snapshots)
-		fprintf(to, ", %u internal snapshots", im->snapshots);
-	if (im->backing)
-		fprintf(to, "\n    over %s (format: %s)", im->backing,
-			im->backing_format ? im->backing_format : "not recorded, found by itself");
 	fputc('\n', to);
+	print_names(im, to);
 }
 
 void

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+struct image;
 struct image_chain;
 struct keyring;
 
@@ -12,5 +13,11 @@ struct keyring;
  * its key; and the command to run next, if any of them is encrypted.  Nothing of a
  * chain that could not be read. */
 void list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to);
+
+/* A line for each internal snapshot: its ID, name, time and disk size. */
+void list_snapshots(const struct image *im, FILE *to);
+
+/* What an image says, with question marks for what a terminal would obey. */
+void list_text(const char *text, FILE *to);
 
 #endif

@@ -192,11 +192,16 @@ plan_copies(struct plan *p, struct node *top)
 static int
 resume(struct plan *p, const struct layers *layers, struct error **errp)
 {
-	char options[OPTIONS_TEXT];
+	const struct image *top = p->chain->layer[0];
+	char options[OPTIONS_TEXT], snapshot[OPTIONS_TEXT / 2] = "";
 
-	snprintf(options, sizeof(options), "%s%s%s%s", p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
+	/* Its place in the table will do, for the table is the same if the file is. */
+	if (top->shown)
+		snprintf(snapshot, sizeof(snapshot), " snapshot %td", top->shown - top->snapshot);
+	snprintf(options, sizeof(options), "%s%s%s%s%s",
+		 p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
 		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "",
-		 p->o->mixed ? " mixed" : "");
+		 p->o->mixed ? " mixed" : "", snapshot);
 	if (resume_start(p->o->target, p->chain, layers, options, p->resumed, p->count, &p->resume,
 			 errp) < 0)
 		return -1;

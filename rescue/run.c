@@ -119,6 +119,9 @@ prepare(struct run *r)
 {
 	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0)
 		return -1;
+	if (r->o->snapshot &&
+	    image_choose_snapshot(r->chain.layer[0], r->o->snapshot, r->errp) < 0)
+		return -1;
 	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
@@ -188,8 +191,11 @@ name_source(const struct run *r)
 static int
 open_source(struct run *r)
 {
+	const struct image_snapshot *shown = r->chain.layer[0]->shown;
+	struct open_snapshot snapshot = { shown ? shown->id : NULL, shown ? shown->name : NULL };
 	struct open_policy policy = { .decryptor = &layer_decryptor,
-				      .decryptor_user = &r->layers, .follow_images = true };
+				      .decryptor_user = &r->layers, .follow_images = true,
+				      .snapshot = shown ? &snapshot : NULL };
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = options_for_chain(&r->chain);
 
 	if (!o)

@@ -203,6 +203,33 @@ fail:
 	return -1;
 }
 
+/* The table may be shorter than the disk: nothing of the rest is allocated. */
+int
+qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct error **errp)
+{
+	uint64_t n = max_u64(s->l1_size, qcow2_l1_entries(s->disk_size, q->cluster_bits,
+							  q->extended_l2));
+	uint64_t *l1, *larger;
+
+	if (n > QCOW2_L1_MAX / sizeof(*l1) || s->disk_size > INT64_MAX)
+		return error_set(errp, "The disk of snapshot '%s' is too large", s->name);
+	if (load_table(q, s->l1_off, s->l1_size, &l1, "snapshot L1 table", errp))
+		return -1;
+	spoil_cut_entries(q, s->l1_off, l1, s->l1_size);
+	larger = realloc(l1, (n ? n : 1) * sizeof(*l1));
+	if (!larger) {
+		free(l1);
+		return error_set(errp, "Could not allocate snapshot L1 table");
+	}
+	memset(larger + s->l1_size, 0, (n - s->l1_size) * sizeof(*larger));
+	free(q->l1);
+	q->l1 = larger;
+	q->l1_size = n;
+	q->header.size = s->disk_size;
+	atomic_store(&q->node->size, s->disk_size);
+	return 0;
+}
+
 void
 qcow2_unload(struct qcow2 *q)
 {

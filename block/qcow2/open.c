@@ -267,6 +267,30 @@ open_backing(struct qcow2 *q, struct opener *op, const struct BlockdevOptionsQco
 	return opener_backing_named(op, n, q->backing_name, q->backing_format, &n->backing, errp);
 }
 
+static const struct open_snapshot *
+wanted_snapshot(const struct opener *op)
+{
+	return opener_depth(op) ? NULL : opener_policy(op)->snapshot;
+}
+
+static int
+show_snapshot(struct qcow2 *q, struct opener *op, struct error **errp)
+{
+	const struct open_snapshot *want = wanted_snapshot(op);
+
+	if (!want)
+		return 0;
+	if (!q->node->read_only)
+		return error_set(errp, "An internal snapshot can only be opened read-only");
+	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+
+		if (!strcmp(s->id, want->id) && !strcmp(s->name, want->name))
+			return qcow2_load_snapshot(q, s, errp);
+	}
+	return error_set(errp, "Can't find the snapshot");
+}
+
 static void
 set_limits(struct qcow2 *q)
 {
@@ -310,13 +334,13 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 	set_limits(q);
 	if (q->checking)
 		return 0;
-	if (apply_options(q, o, errp))
+	if (show_snapshot(q, op, errp) || apply_options(q, o, errp))
 		goto fail;
 	if (q->encrypted && open_encrypted(q, op, errp))
 		goto fail;
 	if (open_data_file(q, op, o, errp) || open_backing(q, op, o, errp))
 		goto fail;
-	if (!q->encrypted && qcow2_bitmaps_load(q, errp))
+	if (!q->encrypted && !wanted_snapshot(op) && qcow2_bitmaps_load(q, errp))
 		goto fail;
 	if (!n->read_only && !q->encrypted && start_writing(q, errp))
 		goto fail;

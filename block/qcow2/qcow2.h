@@ -275,6 +275,8 @@ qcow2_dirty_add(struct qcow2_dirty *d, uint64_t lo, uint64_t hi)
  * its "file" child: header, tables, snapshots.  q is zeroed; on failure it is so
  * again.  slice: bytes of a cached piece of a table, 0 for the default. */
 int qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp);
+/* Let q, which is read-only, show its disk as s has it. */
+int qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct error **errp);
 /* Set the limits of the caches, in bytes; 0: the default. */
 void qcow2_set_caches(struct qcow2 *q, uint64_t l2_bytes, uint64_t refcount_bytes);
 void qcow2_unload(struct qcow2 *q);

@@ -31,17 +31,26 @@ EVIDENCE = {'verdict': (str, True), 'sampled-sectors': (int, True), 'noise-secto
 KEY = {'state': (str, True), 'tried': (int, True), 'origin': (str, False), 'form': (str, False),
        'slot': (int, False), 'evidence': (EVIDENCE, False)}
 MIXED = {'offset': (int, True), 'length': (int, True), 'reading': (str, True)}
+SNAPSHOT = {'id': (str, True), 'name': (str, True), 'virtual-size': (int, True),
+            'vm-state-size': (int, True), 'date-sec': (int, True), 'date-nsec': (int, True),
+            'vm-clock-sec': (int, True), 'vm-clock-nsec': (int, True), 'icount': (int, False)}
 LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, True),
          'file-size': (int, True), 'actual-size': (int, True), 'encrypted': (bool, True),
+         'dirty-flag': (bool, True), 'corrupt': (bool, True), 'version': (int, False),
          'cluster-size': (int, False), 'encryption': (str, False), 'cipher': (str, False),
-         'backing-filename': (str, False), 'key': (KEY, False), 'mixed': ([MIXED], False),
-         'suspect-sectors': (int, False)}
+         'backing-filename': (str, False), 'backing-filename-format': (str, False),
+         'data-file': (str, False), 'snapshots': ([SNAPSHOT], False), 'snapshot': (int, False),
+         'key': (KEY, False), 'mixed': ([MIXED], False), 'suspect-sectors': (int, False)}
 REPORT = {'version': (str, True), 'started': (str, True), 'seconds': (float, True),
           'status': (str, True), 'exit-status': (int, True), 'messages': ([str], True),
           'source': (str, False), 'target': (str, False), 'layers': ([LAYER], False),
           'copies': ([COPY], False), 'error': (str, False)}
 STATES = {0: 'complete', 1: 'failed', 3: 'wrong-key', 4: 'not-judged', 5: 'incomplete'}
-MANUAL = os.path.join(quoin.TOP, 'docs', 'quoin-rescue.1')
+
+
+def read_manual(name):
+    with open(os.path.join(quoin.TOP, 'docs', name)) as f:
+        return f.read().replace('\\-', '-')
 
 
 def check(value, kind, where='report'):
@@ -70,11 +79,12 @@ def report(tmp, *argv, **kw):
 
 
 def test_the_manual_names_every_member():
-    with open(MANUAL) as f:
-        text = f.read().replace('\\-', '-')
-    for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, MIXED, LAYER, REPORT):
+    rescue_1, info_1 = (read_manual(m) for m in ('quoin-rescue.1', 'quoin-info.1'))
+    for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, MIXED, REPORT):
         for name in struct:
-            assert re.search(r'^\.B %s$' % name, text, re.M), name
+            assert re.search(r'^\.B %s$' % name, rescue_1, re.M), name
+    for name in {**LAYER, **SNAPSHOT}:
+        assert re.search(r'^\.B %s$' % name, info_1 + rescue_1, re.M), name
 
 
 @pytest.mark.parametrize('kind', ['qcow', 'qcow2-luks'])

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rescue/image_int.h - looking at one image file; for image*.c.
+ *
+ * Errors     0 or -1 with *errp of the look.
+ */
+#ifndef RESCUE_IMAGE_INT_H
+#define RESCUE_IMAGE_INT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct error;
+struct image;
+
+enum { IMAGE_HEADER_MAX = 4096 };	/* what of an image is looked at for its header */
+
+/* A file being looked at: its first bytes, zero behind its end. */
+struct image_look {
+	int fd;
+	uint8_t head[IMAGE_HEADER_MAX];
+	struct image *im;
+	struct error **errp;
+};
+
+/* "FILE: not a sound qcow2 image: what".  -1. */
+int image_bad(struct image_look *l, const char *what);
+
+int image_read_at(struct image_look *l, uint64_t off, void *buf, size_t len);
+/* Into a new string, in place of *ret; it ends at its first NUL. */
+int image_read_string(struct image_look *l, uint64_t off, size_t len, char **ret);
+
+/* image_qcow.c: the header, and what it refers to. */
+int image_qcow_look(struct image_look *l);
+int image_qcow2_look(struct image_look *l);
+
+/* image_snapshots.c: the table of n at off.  Damage to it is noted, and no error. */
+void image_snapshots_look(struct image_look *l, uint64_t off, uint32_t n);
+void image_snapshots_free(struct image *im);
+
+#endif
