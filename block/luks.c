@@ -26,6 +26,7 @@ struct luks {
 	const struct decryptor *decryptor;	/* NULL: refused, nothing is read */
 	void *key;
 	uint64_t payload;
+	bool detached;		/* the header is in a file of its own */
 };
 
 static int
@@ -53,7 +54,9 @@ open_payload(struct node *n, struct opener *op, void *key, uint64_t file_size,
 {
 	struct luks *l = n->state;
 
-	if (!n->read_only || l->payload < HEADER_LEN || l->payload > file_size) {
+	bool is_outside = l->payload > file_size || (!l->detached && l->payload < HEADER_LEN);
+
+	if (!n->read_only || is_outside) {
 		opener_policy(op)->decryptor->forget(key);
 		return error_set(errp, n->read_only ? "LUKS payload is outside of the file"
 				 : "An encrypted image can only be opened read-only");
@@ -73,15 +76,22 @@ luks_open(struct node *n, struct opener *op, struct error **errp)
 	struct crypt_layer layer = { .node_name = n->name, .format = "luks",
 				     .kind = CIPHER_LUKS };
 	void *key = NULL;
-	struct edge *file;
+	struct edge *file, *header;
 
-	if (opener_child(op, n, o->file, "file", ROLE_IMAGE, &file, errp) < 0)
+	l->detached = o->header;
+	if (opener_child(op, n, o->file, "file",
+			 l->detached ? ROLE_DATA | ROLE_PRIMARY : ROLE_IMAGE, &file, errp) < 0)
 		return -1;
-	if (check_header(file->child, &l->payload, errp) < 0)
+	header = file;
+	if (o->header && opener_child(op, n, o->header, "header", ROLE_METADATA, &header, errp) < 0)
+		return -1;
+	if (check_header(header->child, &l->payload, errp) < 0)
 		return -1;
 	layer.filename = node_filename(file->child);
-	layer.file = file->child;
-	layer.header_length = min_u64(l->payload, node_size(file->child));
+	layer.file = header->child;
+	layer.header_length = node_size(header->child);
+	if (!l->detached)
+		layer.header_length = min_u64(l->payload, layer.header_length);
 	layer.depth = opener_depth(op);
 	atomic_store(&n->size, node_size(file->child));
 	if (opener_encrypted(op, n, &layer, &key, errp) < 0)

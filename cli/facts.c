@@ -47,6 +47,8 @@ add_names(struct json_object *o, const struct image *im, bool *failed)
 		member_text(o, "backing-filename-format", im->backing_format, failed);
 	if (im->data_file)
 		member_text(o, "data-file", im->data ? im->data->filename : im->data_file, failed);
+	if (im->header)
+		member_text(o, "header", im->header->filename, failed);
 }
 
 struct json_object *

@@ -47,6 +47,8 @@ static const char help[] =
 	"                               right: if it is wrong, TARGET will be noise\n"
 	"      --mixed-encryption       find sectors that old programs stored as plain text\n"
 	"                               or with another IV, and read them so\n"
+	"      --header FILE            SOURCE, or the lowest of its backing files, is a LUKS\n"
+	"                               volume whose header is in FILE\n"
 	"      --snapshot NAME          the disk as an internal snapshot of SOURCE has it, by\n"
 	"                               ID or name, or snapshot.id=ID,snapshot.name=NAME\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
@@ -75,6 +77,7 @@ enum {
 	OPT_TRY_KEYS,
 	OPT_LAYER,
 	OPT_BARE_KEY,
+	OPT_HEADER,
 	OPT_SNAPSHOT,
 	OPT_FORMAT,
 	OPT_ACCEPT,
@@ -101,6 +104,7 @@ static const struct option long_options[] = {
 	{ "passphrase", optional_argument, NULL, OPT_BARE_KEY },
 	{ "password", optional_argument, NULL, OPT_BARE_KEY },
 	{ "secret", optional_argument, NULL, OPT_BARE_KEY },
+	{ "header", required_argument, NULL, OPT_HEADER },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
@@ -249,6 +253,9 @@ take_option(struct run_options *o, bool *list, int opt)
 		return set_layer(optarg);
 	case OPT_BARE_KEY:
 		return refuse_bare_key();
+	case OPT_HEADER:
+		o->header = optarg;
+		return PARSE_OK;
 	case OPT_SNAPSHOT:
 		o->snapshot = optarg;
 		return PARSE_OK;

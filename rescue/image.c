@@ -58,24 +58,6 @@ image_read_string(struct image_look *l, uint64_t off, size_t len, char **ret)
 }
 
 static int
-look_at_luks(struct image_look *l)
-{
-	const char *alg = (const char *)l->head + 8, *mode = (const char *)l->head + 40;
-	const char *hash = (const char *)l->head + 72;
-	uint64_t payload = (uint64_t)get_be32(l->head + 104) * 512;
-
-	l->im->encryption = CIPHER_LUKS;
-	if (l->im->version != 1)
-		return 0;
-	snprintf(l->im->cipher, sizeof(l->im->cipher), "%.20s-%.20s, %.20s", alg, mode, hash);
-	for (char *c = l->im->cipher; *c; c++)
-		if (*c < 0x20 || *c > 0x7e)
-			*c = '?';
-	l->im->virtual_size = payload < l->im->file_size ? l->im->file_size - payload : 0;
-	return 0;
-}
-
-static int
 look(struct image_look *l)
 {
 	struct image *im = l->im;
@@ -92,7 +74,13 @@ look(struct image_look *l)
 	if (!memcmp(l->head, "LUKS\xba\xbe", 6)) {
 		im->format = IMAGE_LUKS;
 		im->version = get_be16(l->head + 6);
-		return look_at_luks(l);
+		im->encryption = CIPHER_LUKS;
+		if (im->file_size < IMAGE_LUKS_HEADER)
+			return image_bad(l, "it is too short");
+		if (image_luks_look(l, 0, IMAGE_LUKS_HEADER) < 0)
+			return -1;
+		image_luks_measure(im);
+		return 0;
 	}
 	im->format = IMAGE_RAW;
 	im->virtual_size = im->file_size;
@@ -175,7 +163,9 @@ image_free(struct image *im)
 	free(im->backing);
 	free(im->backing_format);
 	free(im->data_file);
+	free(im->luks);
 	image_free(im->data);
+	image_free(im->header);
 	image_snapshots_free(im);
 	free(im);
 }

@@ -24,6 +24,20 @@ enum image_format { IMAGE_RAW, IMAGE_QCOW, IMAGE_QCOW2, IMAGE_LUKS };
 
 enum { IMAGE_CHAIN_MAX = 200 };
 
+enum { IMAGE_LUKS_HEADER = 592, IMAGE_LUKS_SLOTS = 8 };
+
+/* A LUKS header, as it is and not judged; means nothing where the version is not 1. */
+struct image_luks {
+	char alg[33], mode[33], hash[33];	/* printable */
+	uint32_t key_len, iterations;
+	uint64_t payload;
+	struct image_luks_slot {
+		bool active;
+		uint32_t iterations, stripes;
+		uint64_t offset;
+	} slot[IMAGE_LUKS_SLOTS];
+};
+
 /* An internal snapshot. */
 struct image_snapshot {
 	char *id, *name;
@@ -54,6 +68,8 @@ struct image {
 	bool subclusters;		/* each 32nd of a cluster can be stored or not */
 	bool is_device;			/* a block device */
 	char cipher[80];		/* LUKS: "aes-xts-plain64", sha256; else "" */
+	struct image_luks *luks;	/* what its LUKS header says; NULL: there is none */
+	struct image *header;		/* a file with the header of this one; NULL: none */
 };
 
 int image_read(const char *filename, struct image **ret, struct error **errp);
@@ -72,6 +88,9 @@ char *image_path_beside(const struct image *im, const char *name);
  * snapshot.id=ID,snapshot.name=NAME, one of them or both. */
 int image_choose_snapshot(struct image *im, const char *want, struct error **errp);
 
+/* A LUKS volume: can its data be where the header says? */
+int image_luks_check(const struct image *im, struct error **errp);
+
 /* An image with all that stands behind it, the topmost first. */
 struct image_chain {
 	struct image *layer[IMAGE_CHAIN_MAX];
@@ -79,8 +98,10 @@ struct image_chain {
 };
 
 /* Read filename's header and those of its backing files in turn, and find the data
- * files.  A recorded backing format is believed; where none is, the first bytes decide. */
-int image_chain_read(const char *filename, struct image_chain *ret, struct error **errp);
+ * files.  A recorded backing format is believed; where none is, the first bytes decide.
+ * header: of the lowest image, which is a LUKS volume then; NULL: none is apart. */
+int image_chain_read(const char *filename, const char *header, struct image_chain *ret,
+		     struct error **errp);
 
 /* All files that are read for a chain, its images and what they keep elsewhere.  NULL:
  * there are no more than i. */

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "rescue/image_int.h"
 
 static int
 no_memory(struct error **errp)
@@ -73,6 +74,8 @@ image_chain_file(const struct image_chain *chain, unsigned i)
 			return im;
 		if (im->data && i-- == 0)
 			return im->data;
+		if (im->header && i-- == 0)
+			return im->header;
 	}
 	return NULL;
 }
@@ -106,13 +109,14 @@ is_layer(const struct image_chain *chain, const struct image *im)
 }
 
 /* Believe what the overlay recorded of its backing file's format; where it recorded
- * none, the first bytes decide. */
+ * none, the first bytes decide.  detached: a LUKS header is elsewhere. */
 static int
-read_layer(const char *path, const char *recorded, struct image **ret, struct error **errp)
+read_layer(const char *path, const char *recorded, bool detached, struct image **ret,
+	   struct error **errp)
 {
 	CLEANUP(image_freep) struct image *im = NULL;
 
-	if (recorded && !strcmp(recorded, "raw"))
+	if (recorded && (!strcmp(recorded, "raw") || (detached && !strcmp(recorded, "luks"))))
 		return image_read_raw(path, ret, errp);
 	if (image_read(path, &im, errp) < 0)
 		return -1;
@@ -124,14 +128,15 @@ read_layer(const char *path, const char *recorded, struct image **ret, struct er
 }
 
 static int
-add_layer(struct image_chain *chain, const char *path, const char *format, struct error **errp)
+add_layer(struct image_chain *chain, const char *path, const char *format, bool detached,
+	  struct error **errp)
 {
 	CLEANUP(image_freep) struct image *im = NULL;
 
 	if (chain->count == IMAGE_CHAIN_MAX)
 		return error_set(errp, "The chain of backing files has more than %d images",
 				 IMAGE_CHAIN_MAX);
-	if (read_layer(path, format, &im, errp) < 0)
+	if (read_layer(path, format, detached, &im, errp) < 0)
 		return -1;
 	if (is_layer(chain, im))
 		return error_set(errp, "%s is, through its backing files, based on itself", path);
@@ -140,9 +145,10 @@ add_layer(struct image_chain *chain, const char *path, const char *format, struc
 }
 
 static int
-read_all(struct image_chain *chain, const char *filename, struct error **errp)
+read_all(struct image_chain *chain, const char *filename, const char *header,
+	 struct error **errp)
 {
-	if (add_layer(chain, filename, NULL, errp) < 0)
+	if (add_layer(chain, filename, NULL, header, errp) < 0)
 		return -1;
 	for (;;) {
 		struct image *im = chain->layer[chain->count - 1];
@@ -151,11 +157,11 @@ read_all(struct image_chain *chain, const char *filename, struct error **errp)
 		if (follow_data(im, errp) < 0)
 			return -1;
 		if (!im->backing)
-			return 0;
+			return header ? image_luks_attach(im, header, errp) : 0;
 		path = image_path_beside(im, im->backing);
 		if (!path)
 			return no_memory(errp);
-		if (add_layer(chain, path, im->backing_format, errp) < 0) {
+		if (add_layer(chain, path, im->backing_format, header, errp) < 0) {
 			error_prepend(errp, "The backing file of %s: ", im->filename);
 			return -1;
 		}
@@ -163,11 +169,12 @@ read_all(struct image_chain *chain, const char *filename, struct error **errp)
 }
 
 int
-image_chain_read(const char *filename, struct image_chain *ret, struct error **errp)
+image_chain_read(const char *filename, const char *header, struct image_chain *ret,
+		 struct error **errp)
 {
 	struct image_chain chain = { .count = 0 };
 
-	if (read_all(&chain, filename, errp) < 0) {
+	if (read_all(&chain, filename, header, errp) < 0) {
 		image_chain_done(&chain);
 		return -1;
 	}

@@ -33,6 +33,13 @@ int image_read_string(struct image_look *l, uint64_t off, size_t len, char **ret
 int image_qcow_look(struct image_look *l);
 int image_qcow2_look(struct image_look *l);
 
+/* image_luks.c: a header at off, of which len bytes are there. */
+int image_luks_look(struct image_look *l, uint64_t off, size_t len);
+/* How large the volume of im->luks is. */
+void image_luks_measure(struct image *im);
+/* Let im be the volume whose header is in the file at path. */
+int image_luks_attach(struct image *im, const char *path, struct error **errp);
+
 /* image_snapshots.c: the table of n at off.  Damage to it is noted, and no error. */
 void image_snapshots_look(struct image_look *l, uint64_t off, uint32_t n);
 void image_snapshots_free(struct image *im);

@@ -349,6 +349,30 @@ name_keys(const struct search *s, char buf[static KEY_ORIGIN])
 	return buf;
 }
 
+/* A key proves that it is that of the header.  Where the header is apart, it may be
+ * that of another volume. */
+static enum keyring_result
+conclude_volume(struct search *s, struct error **errp)
+{
+	const struct image *im = s->layer->image;
+	struct judge_report *r = &s->best.report;
+
+	if (layer_sample(s->layer, &s->samples, &s->n, errp) < 0)
+		return KEYRING_FAILED;
+	judge_prepare(s->samples, s->n);
+	judge_key(s->best_cipher, s->samples, s->n, &s->disk, r);
+	s->best.judged = true;
+	s->best.unverified = r->verdict != VERDICT_PLAUSIBLE;
+	if (!s->best.unverified || s->ring->accept_unverified) {
+		say(s->ring, "%s: the header in %s %s: %s", im->filename, im->header->filename,
+		    s->best.unverified ? "is taken unverified" : "fits", r->evidence);
+		return take(s);
+	}
+	error_set(errp, "%s: the header in %s may be that of another volume: %s; " OVERRULE,
+		  im->filename, im->header->filename, r->evidence);
+	return r->verdict == VERDICT_UNKNOWN ? KEYRING_UNKNOWN : KEYRING_WRONG;
+}
+
 static enum keyring_result
 conclude_luks(struct search *s, struct error **errp)
 {
@@ -363,7 +387,7 @@ conclude_luks(struct search *s, struct error **errp)
 		return KEYRING_WRONG;
 	}
 	say(s->ring, "%s: %s fits: it opens key slot %d", file, s->best.origin, s->best.slot);
-	return take(s);
+	return s->layer->image->header ? conclude_volume(s, errp) : take(s);
 }
 
 static enum keyring_result

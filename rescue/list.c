@@ -69,6 +69,11 @@ print_names(const struct image *im, FILE *to)
 {
 	if (im->data)
 		print_data(im, to);
+	if (im->header) {
+		fputs("    its LUKS header in ", to);
+		list_text(im->header->filename, to);
+		fputc('\n', to);
+	}
 	if (im->snapshots) {
 		fputs("    internal snapshots:\n", to);
 		list_snapshots(im, to);

@@ -112,6 +112,8 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 	case IMAGE_LUKS:
 		o->driver = BLOCKDEV_DRIVER_LUKS;
 		file = &o->u.luks.file;
+		if (im->header && !(o->u.luks.header = image_ref(im->header)))
+			return NULL;
 		break;
 	default:
 		o->driver = BLOCKDEV_DRIVER_RAW;

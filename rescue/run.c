@@ -98,9 +98,8 @@ check_chain(struct run *r)
 	for (unsigned i = 0; i < r->chain.count; i++) {
 		const struct image *im = r->chain.layer[i];
 
-		if (im->format == IMAGE_LUKS && im->version != 1)
-			return error_set(r->errp, "%s is a LUKS volume of version %u, which only "
-					 "cryptsetup decrypts", im->filename, im->version);
+		if (im->format == IMAGE_LUKS && image_luks_check(im, r->errp) < 0)
+			return -1;
 		encrypted += im->encryption != CIPHER_NONE;
 	}
 	if (!encrypted)
@@ -117,7 +116,7 @@ check_chain(struct run *r)
 static int
 prepare(struct run *r)
 {
-	if (image_chain_read(r->o->source, &r->chain, r->errp) < 0)
+	if (image_chain_read(r->o->source, r->o->header, &r->chain, r->errp) < 0)
 		return -1;
 	if (r->o->snapshot &&
 	    image_choose_snapshot(r->chain.layer[0], r->o->snapshot, r->errp) < 0)

@@ -55,6 +55,7 @@ struct run_options {
 	void (*say)(const char *line);	/* NULL: nothing */
 	bool digest;			/* of the guest's content; not with keep_chain */
 	bool no_list;			/* without a target, only try the keys */
+	const char *header;		/* of the lowest layer, a LUKS volume; NULL: none */
 	const char *snapshot;		/* an internal one, in place of the active state */
 	/* Called once at the end, if the chain could be read; NULL: not. */
 	void (*report)(const struct run_view *v, void *user);

@@ -207,7 +207,7 @@ test_a_chain_believes_recorded_formats(void **state)
 	put_file("inner", head, sizeof(head));
 	make_qcow2(1, "inner", "raw");
 	put_file("outer", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("outer"), &chain, NULL), 0);
+	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, NULL), 0);
 	assert_int_equal(chain.count, 2);
 	/* It looks like qcow2, but a guest may have written that. */
 	assert_int_equal(chain.layer[1]->format, IMAGE_RAW);
@@ -215,13 +215,13 @@ test_a_chain_believes_recorded_formats(void **state)
 
 	make_qcow2(1, "inner", NULL);
 	put_file("outer", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("outer"), &chain, NULL), 0);
+	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, NULL), 0);
 	assert_int_equal(chain.layer[1]->format, IMAGE_QCOW2);
 	image_chain_done(&chain);
 
 	make_qcow2(1, "inner", "vmdk");
 	put_file("outer", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("outer"), &chain, NULL), -1);
+	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, NULL), -1);
 }
 
 static void
@@ -235,13 +235,13 @@ test_loops_and_missing_layers_are_errors(void **state)
 	put_file("a", head, sizeof(head));
 	make_qcow2(1, "./a", "qcow2");
 	put_file("b", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("a"), &chain, &loop), -1);
+	assert_int_equal(image_chain_read(path_of("a"), NULL, &chain, &loop), -1);
 	assert_non_null(strstr(error_text(loop), "based on itself"));
 
 	/* A name is a name, whatever it looks like. */
 	make_qcow2(1, "json:{\"driver\":\"null-co\"}", "qcow2");
 	put_file("c", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("c"), &chain, &missing), -1);
+	assert_int_equal(image_chain_read(path_of("c"), NULL, &chain, &missing), -1);
 	assert_non_null(strstr(error_text(missing), "No such file"));
 	assert_non_null(strstr(error_text(missing), "/c: "));
 }
@@ -268,7 +268,7 @@ test_a_data_file_is_raw_and_beside_the_image(void **state)
 	put_file("data", head, sizeof(head));
 	make_external("data");
 	put_file("image", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	assert_int_equal(image_chain_read(path_of("image"), NULL, &chain, NULL), 0);
 	assert_int_equal(chain.count, 1);
 	assert_string_equal(chain.layer[0]->data->filename, path_of("data"));
 	assert_int_equal(chain.layer[0]->data->file_size, sizeof(head));
@@ -292,10 +292,10 @@ test_a_data_file_of_another_folder_is_ambiguous(void **state)
 	put_file("other/twice", head, sizeof(head));
 	assert_non_null(getcwd(old, sizeof(old)));
 	assert_int_equal(chdir(other), 0);
-	assert_int_equal(image_chain_read(path_of("image"), &chain, &err), -1);
+	assert_int_equal(image_chain_read(path_of("image"), NULL, &chain, &err), -1);
 	assert_non_null(strstr(error_text(err), "go to the folder of the right one"));
 	assert_int_equal(chdir(dir), 0);
-	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	assert_int_equal(image_chain_read(path_of("image"), NULL, &chain, NULL), 0);
 	image_chain_done(&chain);
 	assert_int_equal(chdir(old), 0);
 }
@@ -316,7 +316,7 @@ test_links_to_a_file_are_seen_through(void **state)
 	fd = open(path_of("image"), O_RDONLY);
 	snprintf(fd_path, sizeof(fd_path), "%s", path_of("image"));
 	assert_int_equal(link(fd_path, path_of("hard")), 0);
-	assert_int_equal(image_chain_read(path_of("image"), &chain, NULL), 0);
+	assert_int_equal(image_chain_read(path_of("image"), NULL, &chain, NULL), 0);
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		assert_non_null(image_chain_at(&chain, path_of(names[i])));
 	snprintf(fd_path, sizeof(fd_path), "/proc/self/fd/%d", fd);

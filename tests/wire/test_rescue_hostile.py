@@ -76,8 +76,8 @@ def test_names_at_their_edges(tmp):
 NUMBERS = [
     (VERSION, be16(0), 'version 0'), (VERSION, be16(2), 'version 2'),
     (VERSION, be16(0xffff), 'version 65535'),
-    (PAYLOAD, be32(0), 'payload is outside'), (PAYLOAD, be32(1), 'payload is outside'),
-    (PAYLOAD, be32(0xffffffff), 'payload is outside'),
+    (PAYLOAD, be32(0), 'a LUKS header by itself'), (PAYLOAD, be32(1), 'where the header still is'),
+    (PAYLOAD, be32(0xffffffff), 'beyond the end of the file'),
     (KEY_BYTES, be32(0), 'keys of 0 bytes'), (KEY_BYTES, be32(1), 'a key of 8 bits'),
     (KEY_BYTES, be32(63), 'a key of 504 bits'), (KEY_BYTES, be32(65), 'keys of 65 bytes'),
     (KEY_BYTES, be32(0x80000000), 'keys of 2147483648 bytes'),
@@ -134,8 +134,8 @@ def test_one_bad_slot_is_no_reason_to_give_up(tmp):
 
 def test_a_volume_that_is_cut_off(tmp):
     original = content(standard(tmp, 'luks')[1])
-    for length, text in ((591, 'payload is outside'), (592, 'payload is outside'),
-                         (4096 + 256000 - 1, 'payload is outside')):
+    for length, text in ((591, 'it is too short'), (592, 'beyond the end of the file'),
+                         (4096 + 256000 - 1, 'beyond the end of the file')):
         path = tmp / 'broken'
         path.write_bytes(original[:length])
         r = rescue(tmp, '--list', path)

@@ -40,7 +40,8 @@ LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, T
          'cluster-size': (int, False), 'encryption': (str, False), 'cipher': (str, False),
          'backing-filename': (str, False), 'backing-filename-format': (str, False),
          'data-file': (str, False), 'snapshots': ([SNAPSHOT], False), 'snapshot': (int, False),
-         'key': (KEY, False), 'mixed': ([MIXED], False), 'suspect-sectors': (int, False)}
+         'header': (str, False), 'key': (KEY, False), 'mixed': ([MIXED], False),
+         'suspect-sectors': (int, False)}
 REPORT = {'version': (str, True), 'started': (str, True), 'seconds': (float, True),
           'status': (str, True), 'exit-status': (int, True), 'messages': ([str], True),
           'source': (str, False), 'target': (str, False), 'layers': ([LAYER], False),
