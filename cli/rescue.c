@@ -52,6 +52,7 @@ static const char help[] =
 	"      --snapshot NAME          the disk as an internal snapshot of SOURCE has it, by\n"
 	"                               ID or name, or snapshot.id=ID,snapshot.name=NAME\n"
 	"      --target-format FORMAT   raw (default) or qcow2\n"
+	"      --compress KIND          compress it: zlib or zstd; qcow2 only\n"
 	"      --keep-chain             make TARGET a folder with a plain copy of each layer\n"
 	"      --resume                 keep what an interrupted run did, and go on with it\n"
 	"      --verify                 read TARGET back and compare it with SOURCE\n"
@@ -80,6 +81,7 @@ enum {
 	OPT_HEADER,
 	OPT_SNAPSHOT,
 	OPT_FORMAT,
+	OPT_COMPRESS,
 	OPT_ACCEPT,
 	OPT_MIXED,
 	OPT_VERIFY,
@@ -107,6 +109,7 @@ static const struct option long_options[] = {
 	{ "header", required_argument, NULL, OPT_HEADER },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "target-format", required_argument, NULL, OPT_FORMAT },
+	{ "compress", required_argument, NULL, OPT_COMPRESS },
 	{ "accept-unverified-key", no_argument, NULL, OPT_ACCEPT },
 	{ "mixed-encryption", no_argument, NULL, OPT_MIXED },
 	{ "keep-chain", no_argument, NULL, OPT_KEEP_CHAIN },
@@ -237,6 +240,23 @@ set_format(struct run_options *o, const char *arg)
 }
 
 static int
+set_packing(struct run_options *o, const char *arg)
+{
+	if (!strcmp(arg, "zlib"))
+		o->packing = OUTPUT_ZLIB;
+#ifdef HAVE_ZSTD
+	else if (!strcmp(arg, "zstd"))
+		o->packing = OUTPUT_ZSTD;
+#else
+	else if (!strcmp(arg, "zstd"))
+		return complain("this program was built without zstd", "");
+#endif
+	else
+		return complain("what compresses is zlib or zstd, not ", arg);
+	return PARSE_OK;
+}
+
+static int
 take_option(struct run_options *o, bool *list, int opt)
 {
 	switch (opt) {
@@ -261,6 +281,8 @@ take_option(struct run_options *o, bool *list, int opt)
 		return PARSE_OK;
 	case OPT_FORMAT:
 		return set_format(o, optarg);
+	case OPT_COMPRESS:
+		return set_packing(o, optarg);
 	case OPT_ACCEPT:
 		o->keys->accept_unverified = true;
 		return PARSE_OK;
@@ -313,6 +335,8 @@ check_options(struct run_options *o)
 				"output", "");
 	if (o->keys->words && o->keys->accept_unverified)
 		return complain("--accept-unverified-key wants one key, not the many of --try-keys", "");
+	if (o->packing != OUTPUT_STORED && o->format != RUN_QCOW2 && !o->keep_chain)
+		return complain("only what becomes qcow2 is compressed, see --target-format", "");
 	if (o->map && !o->salvage)
 		return complain("--map wants --salvage", "");
 	if (o->map && o->target && !strcmp(o->map, o->target))

@@ -165,6 +165,8 @@ options_create_qcow2(const struct options_place *place, const struct options_qco
 	q->size = how->size;
 	q->has_cluster_size = true;
 	q->cluster_size = how->cluster;
+	q->has_compression_type = how->zstd;
+	q->compression_type = QCOW2_COMPRESSION_TYPE_ZSTD;
 	q->file = file_ref(place);
 	if (!q->file)
 		return NULL;
@@ -191,6 +193,9 @@ options_for_target(const struct options_place *place, bool qcow2)
 	o->driver = BLOCKDEV_DRIVER_QCOW2;
 	o->has_read_only = true;
 	o->read_only = place->read_only;
+	/* What an interrupted run did and did not record is thrown away. */
+	o->has_discard = true;
+	o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	o->u.qcow2.backing = backing_ref(NULL);
 	o->u.qcow2.file = file_ref(place);
 	limit_caches(&o->u.qcow2);

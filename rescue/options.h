@@ -31,6 +31,7 @@ struct options_place {
 /* A new qcow2 image in the file there. */
 struct options_qcow2 {
 	uint64_t size, cluster;
+	bool zstd;			/* what compresses clusters, if any are; else zlib */
 	const char *backing;		/* a name to be recorded; NULL: none */
 	bool backing_is_qcow2;		/* ... as its format; else raw */
 };

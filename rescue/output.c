@@ -125,7 +125,9 @@ format_qcow2(struct output *o, struct error **errp)
 {
 	struct options_place place = place_of(o);
 	struct options_qcow2 how = { .size = round_up(o->size, SECTOR),
-				     .cluster = o->spec.cluster, .backing = o->spec.backing,
+				     .cluster = o->spec.cluster,
+				     .zstd = o->spec.packing == OUTPUT_ZSTD,
+				     .backing = o->spec.backing,
 				     .backing_is_qcow2 = o->spec.backing_is_qcow2 };
 	CLEANUP(BlockdevCreateOptions_freep) struct BlockdevCreateOptions *create = NULL;
 
@@ -194,7 +196,8 @@ open_node(struct output *o, struct error **errp)
 	/* Over a backing file, what is not written would show that. */
 	if (o->spec.qcow2)
 		how = (struct sink_node_options){ .starts_zeroed = !o->spec.backing,
-						  .grain = (uint32_t)o->spec.cluster };
+						  .grain = (uint32_t)o->spec.cluster,
+						  .compress = o->spec.packing != OUTPUT_STORED };
 	else if (place.device)
 		how = (struct sink_node_options){ .grain = DEVICE_GRAIN };
 	how.file = o->file ? target_fd(o->file) : o->device;

@@ -25,6 +25,8 @@ struct sink;
 
 enum output_kind { OUTPUT_FILE, OUTPUT_DEVICE, OUTPUT_NBD, OUTPUT_STREAM };
 
+enum output_packing { OUTPUT_STORED, OUTPUT_ZLIB, OUTPUT_ZSTD };
+
 struct output_spec {
 	const char *name;		/* as the user gave it */
 	enum output_kind kind;
@@ -32,6 +34,7 @@ struct output_spec {
 	int folder;			/* that is open and new; -1: that of name */
 	bool partial;			/* outlives the run; see rescue/target.h */
 	uint64_t cluster;		/* of qcow2 */
+	enum output_packing packing;	/* of qcow2 */
 	const char *backing;		/* recorded in qcow2; NULL: none */
 	bool backing_is_qcow2;		/* ... as its format; else raw */
 };

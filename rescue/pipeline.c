@@ -101,6 +101,38 @@ look_or_lose(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_
 	return note ? damage_note(p, at, end - at, r) : 0;
 }
 
+/* As look_or_lose(), but no grain of the target is of two kinds: one that is in part data
+ * is data.  at is at the start of a grain. */
+static int
+look_at_grains(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind, bool note)
+{
+	uint64_t size = node_size(p->source), grain = p->sink->grain, end, next;
+	enum kind kind, more;
+	int r = look_or_lose(p, at, &end, &kind, note);
+
+	while (r == 0 && end < size && !is_aligned(end, grain)) {
+		if (kind != KIND_DATA && round_down(end, grain) > at) {
+			end = round_down(end, grain);
+			break;
+		}
+		r = look_or_lose(p, end, &next, &more, note);
+		end = more == kind ? next : min_u64(next, round_up(end, grain));
+		kind = more == kind ? kind : KIND_DATA;
+	}
+	if (r < 0)
+		return r;
+	*ret_end = end;
+	*ret_kind = kind;
+	return 0;
+}
+
+static int
+look_ahead(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind, bool note)
+{
+	return (p->sink && p->sink->whole_grains ? look_at_grains : look_or_lose)(
+		p, at, ret_end, ret_kind, note);
+}
+
 /* A digest is made of all the disk, also of what was written before. */
 static uint64_t
 first(const struct pipeline *p)
@@ -167,7 +199,7 @@ next_piece(struct worker *w, struct piece *ret)
 		enum kind kind = (enum kind)p->kind;
 
 		if (p->at == p->extent_end) {
-			int r = look_or_lose(p, p->at, &p->extent_end, &kind, true);
+			int r = look_ahead(p, p->at, &p->extent_end, &kind, true);
 
 			if (r < 0) {
 				fail_damaged(p, r, p->at);

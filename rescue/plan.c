@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "aio/work.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
@@ -50,7 +51,7 @@ flat_spec(const struct run_options *o)
 	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
 				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
 				     .folder = -1, .partial = o->resume,
-				     .cluster = OUTPUT_CLUSTER };
+				     .cluster = OUTPUT_CLUSTER, .packing = o->packing };
 }
 
 static int
@@ -125,13 +126,16 @@ becomes_qcow2(const struct run_options *o, const struct image *im)
 	return o->format == RUN_QCOW2 || im->format == IMAGE_QCOW || im->format == IMAGE_QCOW2;
 }
 
-/* The copy's clusters: what the layer has or leaves to its base as a whole. */
+/* The copy's clusters: what the layer has or leaves to its base as a whole, and no more
+ * than can be compressed at once. */
 static uint64_t
-layer_cluster(const struct image *im)
+layer_cluster(const struct run_options *o, const struct image *im)
 {
-	if (!im->cluster_size)
-		return OUTPUT_CLUSTER;
-	return im->subclusters ? im->cluster_size / 32 : im->cluster_size;
+	uint64_t cluster = im->cluster_size ? im->cluster_size : OUTPUT_CLUSTER;
+
+	if (im->subclusters)
+		cluster /= 32;
+	return o->packing == OUTPUT_STORED ? cluster : min_u64(cluster, PIPELINE_CHUNK);
 }
 
 static int
@@ -150,7 +154,8 @@ plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
 					.qcow2 = becomes_qcow2(p->o, im), .folder = -1,
 					.partial = p->o->resume,
-					.cluster = layer_cluster(im) };
+					.cluster = layer_cluster(p->o, im),
+					.packing = p->o->packing };
 	if (last)
 		return 0;
 	c->spec.backing = backing_name(p->chain, i + 1);
@@ -193,13 +198,14 @@ static int
 resume(struct plan *p, const struct layers *layers, struct error **errp)
 {
 	const struct image *top = p->chain->layer[0];
+	static const char *const packings[] = { "", " zlib", " zstd" };
 	char options[OPTIONS_TEXT], snapshot[OPTIONS_TEXT / 2] = "";
 
 	/* Its place in the table will do, for the table is the same if the file is. */
 	if (top->shown)
 		snprintf(snapshot, sizeof(snapshot), " snapshot %td", top->shown - top->snapshot);
-	snprintf(options, sizeof(options), "%s%s%s%s%s",
-		 p->o->format == RUN_QCOW2 ? "qcow2" : "raw",
+	snprintf(options, sizeof(options), "%s%s%s%s%s%s",
+		 p->o->format == RUN_QCOW2 ? "qcow2" : "raw", packings[p->o->packing],
 		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "",
 		 p->o->mixed ? " mixed" : "", snapshot);
 	if (resume_start(p->o->target, p->chain, layers, options, p->resumed, p->count, &p->resume,
@@ -256,6 +262,9 @@ plan_open(struct plan *p, struct error **errp)
 		if (copy_open(&p->copy[i], errp) < 0)
 			return -1;
 	}
+	/* How far it can be compressed shows when it is. */
+	if (p->o->packing != OUTPUT_STORED)
+		return 0;
 	return output_check_space(p->copy[0].output, data, errp);
 }
 

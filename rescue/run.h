@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "rescue/output.h"
+
 struct error;
 struct image_chain;
 struct keyring;
@@ -43,6 +45,7 @@ struct run_options {
 	const char *source;
 	const char *target;		/* NULL: list the chain on stdout, try the keys */
 	enum run_format format;
+	enum output_packing packing;	/* of what becomes qcow2 */
 	bool force;
 	bool keep_chain;		/* layer by layer, into a folder */
 	bool resume;			/* leave a partial target, go on with one */

@@ -36,6 +36,7 @@ struct sink {
 	const struct sink_ops *ops;
 	uint32_t grain;		/* zeroes are told from data in multiples of this */
 	bool starts_zeroed;	/* zeroes need not be written */
+	bool whole_grains;	/* each grain is written once, as a whole */
 	bool in_order;
 };
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "aio/work.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/iov.h"
@@ -64,10 +65,19 @@ begin_writeback(struct sink_node *s, size_t len)
 		work_run(begin_work, s);
 }
 
+/* Only the disk's own end may cut a compressed cluster; what was rounded up to it may
+ * not. */
+static bool
+is_packed(const struct sink_node *s, uint64_t off, uint64_t len)
+{
+	return s->compress && (is_aligned(len, s->sink.grain) || off + len == node_size(s->node));
+}
+
 static int
 node_sink_write(struct sink *s, uint64_t off, const struct iov *src)
 {
-	int r = io_write(of(s)->root, off, src, of(s)->compress ? IO_COMPRESSED : 0);
+	unsigned flags = is_packed(of(s), off, src->len) ? IO_COMPRESSED : 0;
+	int r = io_write(of(s)->root, off, src, flags);
 
 	if (r == 0)
 		begin_writeback(of(s), src->len);
@@ -135,7 +145,8 @@ sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **r
 	s->compress = o->compress;
 	s->file = o->file;
 	s->sink = (struct sink){ .ops = &node_ops, .grain = o->grain,
-				 .starts_zeroed = o->starts_zeroed };
+				 .starts_zeroed = o->starts_zeroed,
+				 .whole_grains = o->compress };
 	*ret = &s->sink;
 	return 0;
 }
