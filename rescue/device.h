@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rescue/device.h - a block device that is to be overwritten.
+/* rescue/device.h - block devices that are to be overwritten, and all the ways by which
+ * writing to one thing changes another.
  *
  * Context    any thread; blocks.
  * Errors     0 or -1 with *errp.
@@ -11,6 +12,7 @@
 #include <stdint.h>
 
 struct error;
+struct image;
 struct image_chain;
 
 bool device_is(const char *path);
@@ -19,9 +21,13 @@ bool device_is(const char *path);
  * closed.  In use already, or too small: an error. */
 int device_claim(const char *path, uint64_t size, int *ret_fd, struct error **errp);
 
-/* An error if a file of chain is on it: the same device, by whatever name; the disk
- * that it is a partition of, or the reverse; a file that is made a device by a loop. */
-int device_check_source(const char *path, const struct image_chain *chain,
+/* What of chain writing to path, whatever that is, would change: the same file or device,
+ * by whatever name; a file through a loop device, or a loop device through its file; a disk
+ * that a device is a partition of or made of, or the reverse.  NULL: nothing. */
+const struct image *device_find_source(const struct image_chain *chain, const char *path);
+
+/* Finding something is an error. */
+int device_check_source(const struct image_chain *chain, const char *path,
 			struct error **errp);
 
 #endif

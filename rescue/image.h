@@ -106,10 +106,8 @@ int image_chain_read(const char *filename, const char *header, struct image_chai
 /* All files that are read for a chain, its images and what they keep elsewhere.  NULL:
  * there are no more than i. */
 const struct image *image_chain_file(const struct image_chain *chain, unsigned i);
-/* The one of them that this is, or that path leads to by whatever name or link; NULL:
- * none. */
+/* The one of them that this is; NULL: none. */
 const struct image *image_chain_find(const struct image_chain *chain, dev_t dev, ino_t ino);
-const struct image *image_chain_at(const struct image_chain *chain, const char *path);
 void image_chain_done(struct image_chain *chain);	/* takes one of zero bytes */
 
 #endif

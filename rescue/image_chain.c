@@ -91,14 +91,6 @@ image_chain_find(const struct image_chain *chain, dev_t dev, ino_t ino)
 	return NULL;
 }
 
-const struct image *
-image_chain_at(const struct image_chain *chain, const char *path)
-{
-	struct stat st;
-
-	return stat(path, &st) == 0 ? image_chain_find(chain, st.st_dev, st.st_ino) : NULL;
-}
-
 static bool
 is_layer(const struct image_chain *chain, const struct image *im)
 {

@@ -65,7 +65,9 @@ check_stream(const struct image_chain *chain, struct error **errp)
 	}
 	if (isatty(STDOUT_FILENO))
 		return error_set(errp, "Standard output is a terminal; a disk is not written to it");
-	same = image_chain_find(chain, st.st_dev, st.st_ino);
+	same = device_find_source(chain, "/proc/self/fd/1");
+	if (!same)
+		same = image_chain_find(chain, st.st_dev, st.st_ino);
 	if (same)
 		return error_set(errp, "Standard output is the same file as '%s', which is to be "
 				 "read", same->filename);
@@ -75,11 +77,8 @@ check_stream(const struct image_chain *chain, struct error **errp)
 static int
 check_file(const struct output_spec *spec, const struct image_chain *chain, struct error **errp)
 {
-	const struct image *same = image_chain_at(chain, spec->name);
-
-	if (same)
-		return error_set(errp, "'%s' is the same file as '%s', which is to be read; it is "
-				 "never overwritten", spec->name, same->filename);
+	if (device_check_source(chain, spec->name, errp) < 0)
+		return -1;
 	return target_check_place(spec->name, spec->force, errp);
 }
 
@@ -96,7 +95,7 @@ output_check(const struct output_spec *spec, const struct image_chain *chain,
 	case OUTPUT_STREAM:
 		return check_stream(chain, errp);
 	case OUTPUT_DEVICE:
-		return device_check_source(spec->name, chain, errp);
+		return device_check_source(chain, spec->name, errp);
 	case OUTPUT_FILE:
 		return check_file(spec, chain, errp);
 	default:

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
+#include "rescue/device.h"
 #include "rescue/folder.h"
 #include "rescue/image.h"
 #include "rescue/run.h"
@@ -57,7 +58,7 @@ flat_spec(const struct run_options *o)
 static int
 check_hidden(const struct image_chain *chain, const char *path, struct error **errp)
 {
-	if (image_chain_at(chain, path))
+	if (device_find_source(chain, path))
 		return error_set(errp, "'%s', which --resume would write to, is to be read; it is "
 				 "never overwritten", path);
 	return 0;

@@ -16,6 +16,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "rescue/device.h"
 #include "rescue/image.h"
 
 static char dir[] = "/tmp/quoin-image-XXXXXX";
@@ -318,11 +319,11 @@ test_links_to_a_file_are_seen_through(void **state)
 	assert_int_equal(link(fd_path, path_of("hard")), 0);
 	assert_int_equal(image_chain_read(path_of("image"), NULL, &chain, NULL), 0);
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		assert_non_null(image_chain_at(&chain, path_of(names[i])));
+		assert_non_null(device_find_source(&chain, path_of(names[i])));
 	snprintf(fd_path, sizeof(fd_path), "/proc/self/fd/%d", fd);
-	assert_ptr_equal(image_chain_at(&chain, fd_path), chain.layer[0]);
-	assert_null(image_chain_at(&chain, path_of("other")));
-	assert_null(image_chain_at(&chain, path_of("nothing")));
+	assert_ptr_equal(device_find_source(&chain, fd_path), chain.layer[0]);
+	assert_null(device_find_source(&chain, path_of("other")));
+	assert_null(device_find_source(&chain, path_of("nothing")));
 	close(fd);
 	image_chain_done(&chain);
 }
