@@ -17,6 +17,7 @@
 #include "rescue/key.h"
 #include "rescue/keyring.h"
 #include "rescue/output.h"
+#include "rescue/phase.h"
 #include "rescue/run.h"
 #include "rescue/wordlist.h"
 
@@ -445,6 +446,7 @@ cli_rescue(int argc, char **argv)
 
 	/* Keys and plain data have no business in a core dump. */
 	(void)setrlimit(RLIMIT_CORE, &no_core);
+	phase_watch();
 	status = parse(argc, argv, &o);
 	if (status == PARSE_OK)
 		status = begin_report(&o) < 0 ? RUN_FAILED : run(&o);

@@ -181,7 +181,7 @@ is_passed_over(const struct pipeline *p, enum kind kind)
 	case KIND_ZERO:
 		return !zeroes_matter(p);
 	default:
-		return !p->compare;
+		return !p->compare && !p->digest;
 	}
 }
 
@@ -340,11 +340,13 @@ write_piece(struct worker *w, const struct piece *piece)
 {
 	struct pipeline *p = w->p;
 
-	if (piece->off + piece->len <= p->start)
+	uint64_t skip = p->start > piece->off ? p->start - piece->off : 0;
+
+	if (skip >= piece->len || piece->kind == KIND_NONE)
 		return 0;
 	if (piece->kind == KIND_DATA)
-		return write_data(p, piece->off, w->buf, piece->len);
-	return write_run(p, piece->off, NULL, piece->len, true);
+		return write_data(p, piece->off + skip, w->buf + skip, piece->len - skip);
+	return write_run(p, piece->off + skip, NULL, piece->len - skip, true);
 }
 
 /* ---- comparing ---- */

@@ -45,7 +45,7 @@ struct pipeline {
 	bool compare;			/* do not write: is it there? */
 	uint64_t start;			/* what lies before was written by an earlier run */
 	struct progress *progress;
-	struct digest *digest;		/* of all the disk; NULL: none wanted */
+	struct digest *digest;		/* of all the disk, without base; NULL: none wanted */
 	struct lost *lost;		/* NULL: the first unreadable place ends it */
 
 	/* What ended it, if pipeline_run() fails. */

@@ -180,11 +180,11 @@ plan_copies(struct plan *p, struct node *top)
 		copy_init(c);
 		c->chain = p->chain;
 		c->salvage = p->o->salvage;
+		c->want_digest = p->o->digest;
 		p->resumed[i].lost = &c->lost;
 	}
 	if (!p->o->keep_chain) {
 		p->copy[0].source = top;
-		p->copy[0].want_digest = p->o->digest;
 		p->copy[0].spec = flat_spec(p->o);
 		return 0;
 	}

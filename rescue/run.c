@@ -42,6 +42,7 @@
 #include "rescue/list.h"
 #include "rescue/mixed.h"
 #include "rescue/options.h"
+#include "rescue/phase.h"
 #include "rescue/plan.h"
 #include "rescue/progress.h"
 #include "rescue/secret.h"
@@ -69,7 +70,6 @@ struct run {
 	struct plan plan;
 	struct progress progress;
 	struct timer timer;
-	bool moving;		/* bytes: there is progress to be shown */
 	int signo;		/* that ended it; 0: none */
 	bool reported;
 };
@@ -155,8 +155,7 @@ on_status_signal(int signo, void *arg)
 	struct run *r = arg;
 
 	(void)signo;
-	if (r->moving)
-		progress_print_status(&r->progress);
+	progress_print_status(&r->progress);
 }
 
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
@@ -265,13 +264,14 @@ start_progress(struct run *r, const char *what, uint64_t bytes)
 	progress_start(&r->progress, r->o->progress, what, bytes);
 	r->timer.fn = on_timer;
 	timer_set(&r->timer, clock_ns() + SHOW_NS);
-	r->moving = true;
+	/* Until end_progress(); then rescue/phase.h has the signal again. */
+	(void)loop_signal(SIGUSR1, on_status_signal, r);
 }
 
 static int
 end_progress(struct run *r, int result)
 {
-	r->moving = false;
+	loop_signal(SIGUSR1, NULL, NULL);
 	timer_cancel(&r->timer);
 	if (result == 0)
 		progress_end(&r->progress);
@@ -474,6 +474,7 @@ say_lost(struct run *r)
 static int
 finish(struct run *r)
 {
+	phase_set("waiting for the disk\n");
 	for (unsigned i = 0; i < r->plan.count; i++)
 		if (output_finish(r->plan.copy[i].output, r->errp) < 0)
 			return -1;
@@ -506,11 +507,16 @@ say_resumed(const struct run *r)
 static int
 rescue(struct run *r)
 {
-	if (open_source(r) < 0 || unlock(r) < 0)
+	phase_set("opening the images\n");
+	if (open_source(r) < 0)
+		return -1;
+	phase_set("looking for the keys\n");
+	if (unlock(r) < 0)
 		return -1;
 	/* From here on it takes time, and there may be something to clean up. */
 	if (watch_signals(r) < 0 || (r->o->mixed && survey(r) < 0))
 		return -1;
+	phase_set("looking what there is to copy\n");
 	if (!r->o->target) {
 		r->status = RUN_OK;
 		return 0;
@@ -561,7 +567,7 @@ run_loops(struct run *r)
 {
 	if (loops_start(cores(), 0, r->errp) < 0)
 		return -1;
-	if (loop_signal(SIGUSR1, on_status_signal, r) < 0 || loop_run_co(main_co, r) < 0)
+	if (loop_run_co(main_co, r) < 0)
 		error_set(r->errp, "Cannot allocate memory");
 	loops_stop();
 	return 0;
@@ -580,11 +586,10 @@ run_rescue(const struct run_options *o, struct error **errp)
 	r->o = o;
 	r->errp = errp;
 	r->status = RUN_FAILED;
-	/* A limit on file size is an error like others, and a question for the
-	 * status that comes too early or too late does no harm. */
+	/* A limit on file size is an error like others. */
 	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGUSR1, SIG_IGN);
+	phase_set("reading headers\n");
 	if (prepare(r) == 0) {
 		if (o->target || o->keys->count || o->keys->words)
 			run_loops(r);

@@ -56,7 +56,7 @@ struct run_options {
 	FILE *progress;			/* NULL: none */
 	struct keyring *keys;
 	void (*say)(const char *line);	/* NULL: nothing */
-	bool digest;			/* of the guest's content; not with keep_chain */
+	bool digest;			/* of the disk's content, or of each layer's */
 	bool no_list;			/* without a target, only try the keys */
 	const char *header;		/* of the lowest layer, a LUKS volume; NULL: none */
 	const char *snapshot;		/* an internal one, in place of the active state */

@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import time
 
 import peers
 import pytest
@@ -488,6 +490,52 @@ def test_sigusr1_prints_the_status(tmp):
     assert status == 0, err
     assert re.search(r'^\d+% \(.* of .*\)$', err, re.M), err
     assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
+def caught(process):
+    """Wait until SIGUSR1 would not end a process."""
+    limit = time.monotonic() + quoin.LIMIT
+    while time.monotonic() < limit:
+        with open('/proc/%d/status' % process.pid) as f:
+            mask = int(re.search(r'^SigCgt:\s*(\w+)$', f.read(), re.M).group(1), 16)
+        if mask >> (signal.SIGUSR1 - 1) & 1:
+            return
+        os.sched_yield()
+    raise AssertionError('it never caught SIGUSR1')
+
+
+def test_sigusr1_while_the_key_is_awaited(tmp):
+    plain, image = standard(tmp, 'qcow2')
+    p = subprocess.Popen([quoin.QUOIN, 'rescue', '--key-fd', '0', image, tmp / 'out'],
+                         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=quoin.environment(tmp))
+    caught(p)
+    p.send_signal(signal.SIGUSR1)
+    assert p.stderr.readline() == 'starting\n'
+    err = p.communicate(PASSWORD, timeout=quoin.LIMIT)[1]
+    assert p.returncode == 0, err
+    assert same(content(tmp / 'out'), content(plain))
+
+
+def test_sigusr1_while_keys_are_tried(tmp):
+    image = standard(tmp, 'luks')[1]
+    with open(image, 'r+b') as f:
+        f.seek(208 + 4)
+        f.write(struct.pack('>I', 50 * 1000 * 1000))    # iterations: minutes of it
+    (tmp / 'key').write_text(PASSWORD)
+    p = subprocess.Popen([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image, tmp / 'out'],
+                         stderr=subprocess.PIPE, text=True, env=quoin.environment(tmp))
+    try:
+        line = ''
+        caught(p)
+        while line != 'looking for the keys\n':
+            p.send_signal(signal.SIGUSR1)
+            line = p.stderr.readline()
+            assert line in ('starting\n', 'reading headers\n', 'opening the images\n',
+                            'looking for the keys\n')
+    finally:
+        p.kill()
+        p.communicate(timeout=quoin.LIMIT)
 
 
 def test_an_image_in_use_is_left_alone(tmp):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue --keep-chain: a plain copy of each layer, and the links between them."""
 import atexit
+import hashlib
 import json
 import os
 import pathlib
@@ -88,6 +89,24 @@ def test_each_layer_has_its_own_clusters_holes_and_zeroes(tmp):
     assert [c for c in want if want[c]] == list(range(32, 48))
     # Where zeroes were stored as data, there are zero clusters now.
     assert [c for c in got if got[c]] == list(range(32, 52))
+
+
+def test_the_report_has_a_digest_of_each_layer_by_itself(tmp):
+    names, _ = chain(tmp)
+    kinds = {'top': 'qcow2', 'middle': 'qcow', 'base': 'qcow2-luks'}
+    r = rescue(tmp, '--keep-chain', '--json', names[0], tmp / 'out')
+    assert r.status == 0, r.err
+    copies = json.loads(r.out)['copies']
+    assert [os.path.basename(c['target']) for c in copies] == ['base', 'middle', 'top']
+    for c in copies:
+        name = os.path.basename(c['target'])
+        alone = '' if name == 'base' else ',backing='
+        plain = 'driver=qcow2,file.driver=file,file.filename=%s%s' % (c['target'], alone)
+        for opts in (plain, image_opts(kinds[name], tmp / name) + alone):
+            got = hashlib.sha256(peer_content(tmp, opts)).hexdigest()
+            assert got == c['sha256'], name
+    r = rescue(tmp, '--keep-chain', '--json', '--no-digest', names[0], tmp / 'out2')
+    assert not any('sha256' in c for c in json.loads(r.out)['copies'])
 
 
 def test_raw_and_luks_bases_stay_raw(tmp):
