@@ -19,7 +19,7 @@
 #include "block/io.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/snapshots.h"
-#include "block/qcow2/walk.h"
+#include "tests/support/snapview.h"
 
 enum { MEM_MAX = 512 << 20 };	/* a disk is full some time */
 
@@ -337,30 +337,16 @@ q2_close(struct node *n)
 	return r;
 }
 
-/* Reading goes through the snapshot's L1 table for as long as it takes. */
 int
 q2_read_snapshot(struct node *n, const char *name, uint8_t *buf, uint64_t len)
 {
 	struct qcow2 *q = n->state;
 	const struct qcow2_snapshot *s = q->snapshots;
-	uint64_t *l1, *own = q->l1, own_size = q->l1_size, size = atomic_load(&n->size);
-	int r;
 
 	while (strcmp(s->name, name))
 		assert(++s < q->snapshots + q->nb_snapshots);
 	assert(s->disk_size == len);
-	r = qcow2_walk_read_l1(q, s->l1_off, s->l1_size, &l1);
-	if (r < 0)
-		return r;
-	q->l1 = l1;
-	q->l1_size = s->l1_size;
-	atomic_store(&n->size, len);
-	r = node_pread(n, 0, buf, len);
-	atomic_store(&n->size, size);
-	q->l1 = own;
-	q->l1_size = own_size;
-	free(l1);
-	return r;
+	return snapview_read(n, s, buf, len);
 }
 
 struct node *
