@@ -201,14 +201,40 @@ file_read(struct node *n, uint64_t off, const struct iov *dst)
 	return disk_read(f->fd, f->engine, off, dst);
 }
 
+struct measure {
+	int fd;
+	struct stat st;
+};
+
+static int
+measure_work(void *arg)
+{
+	struct measure *m = arg;
+
+	return fstat(m->fd, &m->st) < 0 ? -errno : 0;
+}
+
+/* What failed may have been done in part, and made the file longer: what is there by
+ * now has to be zeroed, say, like all the rest. */
+static __attribute__((noinline)) int
+failed(struct node *n, uint64_t end, int err)
+{
+	struct file *f = n->state;
+	struct measure m = { .fd = f->fd };
+
+	if (!f->is_device && end > node_size(n) && !work_run(measure_work, &m))
+		node_grew(n, round_up((uint64_t)m.st.st_size, 512));
+	return err;
+}
+
 static int
 file_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 {
 	const struct file *f = n->state;
+	int err = flags & IO_FUA ? disk_write_fua(f->fd, f->engine, off, src)
+				 : disk_write(f->fd, f->engine, off, src);
 
-	if (flags & IO_FUA)
-		return disk_write_fua(f->fd, f->engine, off, src);
-	return disk_write(f->fd, f->engine, off, src);
+	return err ? failed(n, off + src->len, err) : 0;
 }
 
 static bool
@@ -273,7 +299,7 @@ file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 		err = zero_by_hole(n, off, len, true);
 	if (!err && flags & IO_FUA)
 		err = disk_sync(f->fd, f->engine, true);
-	return err;
+	return err ? failed(n, off + len, err) : 0;
 }
 
 struct device_discard {
@@ -400,19 +426,6 @@ file_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 		return -1;
 	atomic_store(&n->size, round_up(size, 512));
 	return 0;
-}
-
-struct measure {
-	int fd;
-	struct stat st;
-};
-
-static int
-measure_work(void *arg)
-{
-	struct measure *m = arg;
-
-	return fstat(m->fd, &m->st) < 0 ? -errno : 0;
 }
 
 static int

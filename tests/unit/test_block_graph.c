@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, references, permissions and changes of the graph. */
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "aio/co.h"
 #include "block/change.h"
 #include "tests/support/passfilter.h"
@@ -575,6 +578,31 @@ holes_are_seen_co(void *arg)
 	free(path);
 }
 
+/* The rest of it is there, and would show behind a zeroing that ended before it. */
+static void
+a_write_that_fails_half_way_makes_its_file_longer_co(void *arg)
+{
+	const struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY }, limit = { 70000, RLIM_INFINITY };
+	char *path = temp_file(4096), *buf = malloc(MIB);
+	struct node *f = NULL;
+
+	(void)arg;
+	signal(SIGXFSZ, SIG_IGN);
+	memset(buf, 'x', MIB);
+	MUST(open_file("f", path, false, &f, &err));
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	assert_int_equal(node_pwrite(f, 0, buf, MIB), -EFBIG);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	assert_int_equal(node_size(f), round_up(70000, 512));
+	assert_int_equal(node_pread(f, 0, buf, node_size(f)), 0);
+	assert_int_equal(buf[69999], 'x');
+	assert_int_equal(buf[70000], 0);
+	node_unref(f);
+	unlink(path);
+	free(path);
+	free(buf);
+}
+
 static void
 raw_grows_with_its_file_co(void *arg)
 {
@@ -658,6 +686,7 @@ luks_is_refused_with_the_way_out_co(void *arg)
 	X(a_read_only_file_can_be_switched)                                    \
 	X(files_that_are_not_there_say_so)                                     \
 	X(holes_are_seen)                                                      \
+	X(a_write_that_fails_half_way_makes_its_file_longer)                   \
 	X(raw_grows_with_its_file)                                             \
 	X(luks_is_refused_with_the_way_out)
 
