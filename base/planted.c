@@ -25,6 +25,14 @@ static const char *const names[PLANTED_BUGS] = {
 	NAME(no_dirty_mark),
 	NAME(bitmap_not_in_use),
 	NAME(bitmap_trusted_early),
+	NAME(lazy_mark_late),
+	NAME(packed_too_tight),
+	NAME(pack_remembers_freed),
+	NAME(discard_after_free),
+	NAME(grown_table_last),
+	NAME(shrink_frees_first),
+	NAME(commit_unflushed),
+	NAME(commit_misses_writes),
 #undef NAME
 };
 

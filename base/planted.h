@@ -33,6 +33,14 @@ enum planted {
 	PLANTED_no_dirty_mark,	/* while counts and flags do not agree */
 	PLANTED_bitmap_not_in_use,	/* before the first write */
 	PLANTED_bitmap_trusted_early,	/* before its bits are on disk */
+	PLANTED_lazy_mark_late,	/* counts are left behind before it says so */
+	PLANTED_packed_too_tight,	/* over the end of the one before */
+	PLANTED_pack_remembers_freed,	/* and goes on in a cluster that is another's now */
+	PLANTED_discard_after_free,	/* of what somebody else may have taken */
+	PLANTED_grown_table_last,	/* the header points at it before it is there */
+	PLANTED_shrink_frees_first,	/* what the table on disk still points at */
+	PLANTED_commit_unflushed,	/* the guest uses base before all is on disk there */
+	PLANTED_commit_misses_writes,	/* of the guest, while the bulk is copied */
 	PLANTED_BUGS,
 };
 

@@ -244,8 +244,8 @@ mark_lazy(struct qcow2 *q)
 static int
 checkpoint(struct qcow2 *q, struct snapshot *s)
 {
-	int r = leaves_counts(q) ? mark_lazy(q) : 1;
-	bool maps;
+	bool late = PLANTED(lazy_mark_late) && leaves_counts(q), maps;
+	int r = late ? 0 : leaves_counts(q) ? mark_lazy(q) : 1;
 
 	/* Marked, the counts may stay where they are. */
 	if (r >= 0)
@@ -270,6 +270,8 @@ checkpoint(struct qcow2 *q, struct snapshot *s)
 		r = move_freed(q, s->freed);
 	if (!r)
 		(void)qcow2_refs_drop_now(q, false);
+	if (!r && late)
+		(void)mark_lazy(q);
 	return r;
 }
 

@@ -26,6 +26,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/iov.h"
+#include "base/planted.h"
 #include "block/io.h"
 #include "block/pack.h"
 #include "block/qcow2/checkpoint.h"
@@ -71,6 +72,8 @@ go_on(struct qcow2 *q, uint64_t at, uint64_t len)
 static void
 start_at(struct qcow2 *q, uint64_t at)
 {
+	if (PLANTED(packed_too_tight))
+		at -= 8;
 	qcow2_lock(q);
 	q->pack_next = is_aligned(at, q->cluster_size) ? 0 : at;
 	qcow2_unlock(q);
@@ -119,7 +122,8 @@ take(struct qcow2 *q, uint64_t len, uint64_t *ret_host)
 void
 qcow2_pack_forget(struct qcow2 *q, uint64_t host, uint64_t n)
 {
-	if (q->pack_next > host && q->pack_next < host + (n << q->cluster_bits))
+	if (q->pack_next > host && q->pack_next < host + (n << q->cluster_bits) &&
+	    !PLANTED(pack_remembers_freed))
 		q->pack_next = 0;
 }
 

@@ -426,19 +426,19 @@ qcow2_refs_drop_later(struct qcow2 *q, uint64_t host, uint64_t n, enum qcow2_fre
 	l->clusters += n;
 }
 
-/* Tell the file below of those among n clusters that have one reference left. */
+/* Tell the file below of those among n clusters that have `left` references left. */
 static void
-discard_last(struct qcow2 *q, uint64_t cluster, uint64_t n)
+discard_last(struct qcow2 *q, uint64_t cluster, uint64_t n, uint64_t left)
 {
 	uint64_t start = 0, len = 0, count;
 
 	for (uint64_t i = 0; i <= n; i++) {
-		count = 0;
+		count = UINT64_MAX;
 		if (i < n && qcow2_refs_get(q, cluster + i, &count) < 0)
-			count = 0;
-		if (count == 1 && len++ == 0)
+			count = UINT64_MAX;
+		if (count == left && len++ == 0)
 			start = cluster + i;
-		if (count != 1 && len) {
+		if (count != left && len) {
 			(void)node_discard(qcow2_file(q), start << q->cluster_bits,
 					   len << q->cluster_bits);
 			len = 0;
@@ -449,10 +449,16 @@ discard_last(struct qcow2 *q, uint64_t cluster, uint64_t n)
 int
 qcow2_refs_drop(struct qcow2 *q, uint64_t cluster, uint64_t n, enum qcow2_free_why why)
 {
+	bool late = PLANTED(discard_after_free);
+	int r;
+
 	/* Before the count goes down, while nobody can take it. */
-	if (q->pass_discard[why])
-		discard_last(q, cluster, n);
-	return qcow2_refs_change(q, cluster, n, -1);
+	if (q->pass_discard[why] && !late)
+		discard_last(q, cluster, n, 1);
+	r = qcow2_refs_change(q, cluster, n, -1);
+	if (q->pass_discard[why] && late)
+		discard_last(q, cluster, n, 0);
+	return r;
 }
 
 int

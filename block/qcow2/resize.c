@@ -36,7 +36,7 @@ switch_l1(struct qcow2 *q, uint64_t n, uint64_t host, uint64_t **table)
 		(*table)[i] = q->l1[i];
 		put_be64(buf + 8 * i, q->l1[i]);
 	}
-	r = node_pwrite(qcow2_file(q), host, buf, n * 8);
+	r = PLANTED(grown_table_last) ? 0 : node_pwrite(qcow2_file(q), host, buf, n * 8);
 	if (!r)
 		r = qcow2_write_refs(q);
 	if (r < 0)
@@ -46,6 +46,8 @@ switch_l1(struct qcow2 *q, uint64_t n, uint64_t host, uint64_t **table)
 	put_be32(old_field, q->header.l1_size);
 	put_be64(old_field + 4, old_host);
 	r = qcow2_switch_field(q, QCOW2_OFF_L1_SIZE, old_field, field, sizeof(field));
+	if (!r && PLANTED(grown_table_last))
+		r = node_pwrite(qcow2_file(q), host, buf, n * 8);
 	if (r < 0)
 		return r;
 	qcow2_lock(q);
@@ -237,6 +239,12 @@ drop_tables(struct qcow2 *q, uint64_t first)
 		qcow2_cache_drop(q, &q->l2_cache, table, q->cluster_size);
 		q->l1[i] = 0;
 		qcow2_dirty_add(&q->l1_dirty, i, i + 1);
+		if (PLANTED(shrink_frees_first)) {
+			qcow2_unlock(q);
+			(void)qcow2_refs_give_back(q, table, 1);
+			qcow2_lock(q);
+			continue;
+		}
 		qcow2_refs_drop_later(q, table, 1, QCOW2_FREE_OTHER);
 	}
 	qcow2_unlock(q);

@@ -21,6 +21,7 @@
 #include "aio/loop.h"
 #include "base/cleanup.h"
 #include "base/planted.h"
+#include "tests/sim/qemu.h"
 #include "tests/sim/trial.h"
 
 static const struct states_plan brief = { .enumerate = 6, .samples = 24, .tears = 6, .seed = 1 };
@@ -32,8 +33,10 @@ struct totals {
 	uint64_t workloads, faults;
 };
 
+enum { QEMU_PERCENT = 5 };	/* of the time, for qemu-img */
+
 static struct totals totals;
-static const char *qemu_img;
+static struct qemu qemu;
 
 static double
 seconds(void)
@@ -50,20 +53,21 @@ report(double since)
 	double took = seconds() - since;
 
 	printf("# %llu workloads, %llu faults: %llu states judged (%.0f a second), of which "
-	       "%llu repaired, %llu of cut-off repairs, %llu written on, %llu also by qemu-img\n",
+	       "%llu repaired, %llu of cut-off repairs, %llu written on, %llu also checked and "
+	       "%llu read by qemu-img\n",
 	       (unsigned long long)totals.workloads, (unsigned long long)totals.faults,
 	       (unsigned long long)totals.judged.judged, (double)totals.judged.judged / took,
 	       (unsigned long long)totals.judged.repaired,
 	       (unsigned long long)totals.judged.repair_states,
-	       (unsigned long long)totals.judged.written,
-	       (unsigned long long)totals.judged.by_qemu);
+	       (unsigned long long)totals.judged.written, (unsigned long long)qemu.checked,
+	       (unsigned long long)qemu.compared);
 	fflush(stdout);
 }
 
 static void
 prepare(struct trial *t, const struct states_plan *plan)
 {
-	*t = (struct trial){ .plan = *plan, .counts = &totals.judged, .qemu_img = qemu_img };
+	*t = (struct trial){ .plan = *plan, .counts = &totals.judged, .qemu = &qemu };
 }
 
 static bool
@@ -92,8 +96,7 @@ short_ones(unsigned steps, uint64_t stride)
 
 	for (uint64_t i = stride / 2; i < workload_shorts(steps); i += stride) {
 		prepare(&t, &brief);
-		workload_short(&t.w, steps, i);
-		if (!try_one(&t))
+		if (workload_short(&t.w, steps, i) && !try_one(&t))
 			return failed(&t);
 	}
 	return true;
@@ -130,24 +133,28 @@ each_call_fails(struct trial *t, unsigned ops, int error, bool for_good)
 	}
 }
 
-/* Each kind of call in each place of one workload. */
+static const struct states_plan few = { .enumerate = 2, .samples = 6, .tears = 2 };
+
+/* Each kind of call in each place of one workload, which is t's. */
 static bool
-try_faults(struct trial *t, uint64_t number)
+calls_fail(struct trial *t)
 {
 	static const unsigned kinds[] = { SIM_READ, SIM_WRITE | SIM_ZERO, SIM_DISCARD, SIM_FLUSH,
 					  SIM_TRUNCATE };
-	static const struct states_plan plan = { .enumerate = 2, .samples = 6, .tears = 2 };
 
-	prepare(t, &plan);
-	workload_long(&t->w, number);
 	totals.workloads++;
-	for (unsigned k = 0; k < 2 * ARRAY_SIZE(kinds); k++) {
-		bool full = (number + k) & 1, for_good = k & 1;
-
-		if (!each_call_fails(t, kinds[k / 2], full ? -ENOSPC : -EIO, for_good))
+	for (unsigned k = 0; k < 4 * ARRAY_SIZE(kinds); k++)
+		if (!each_call_fails(t, kinds[k / 4], k & 2 ? -ENOSPC : -EIO, k & 1))
 			return false;
-	}
 	return true;
+}
+
+static bool
+allocations_fail(struct trial *t)
+{
+	totals.workloads++;
+	return each_call_fails(t, SIM_ALLOC, -ENOMEM, false) &&
+	       each_call_fails(t, SIM_ALLOC, -ENOMEM, true);
 }
 
 static bool
@@ -155,35 +162,65 @@ faults(uint64_t from, uint64_t n)
 {
 	struct trial t;
 
-	for (uint64_t i = from; i < from + n; i++)
-		if (!try_faults(&t, i))
+	for (uint64_t i = from; i < from + n; i++) {
+		prepare(&t, &few);
+		workload_long(&t.w, i);
+		if (!calls_fail(&t))
 			return failed(&t);
+	}
+	return true;
+}
+
+/* Of each stride-th sequence of so many steps. */
+static bool
+heap_faults(unsigned steps, uint64_t stride, uint64_t from, uint64_t to)
+{
+	struct trial t;
+
+	for (uint64_t i = from; i < to; i += stride) {
+		prepare(&t, &few);
+		if (workload_short(&t.w, steps, i) && !allocations_fail(&t))
+			return failed(&t);
+	}
 	return true;
 }
 
 /* ---- planted bugs ---- */
 
 #ifdef ENABLE_FAULTS
-enum { HUNT_SECONDS = 30 };
+enum { HUNT_SECONDS = 20 };	/* of the processor's time */
+
+static double
+busy_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
 
 /* In a child: hunt the bug; the exit status says whether it was seen. */
 static void
 hunt(enum planted bug)
 {
-	double end = seconds() + HUNT_SECONDS;
 	struct trial t;
 
 	planted_now = bug;
 	if (loops_start(0, 0, NULL) < 0)
 		_exit(3);
-	for (uint64_t i = 1; seconds() < end; i++) {
+	for (uint64_t i = 1; busy_seconds() < HUNT_SECONDS; i++) {
+		unsigned steps = i % 8 ? 3 + 2 * (i & 1) : 0;
+		uint64_t luck = sim_hash(i, "hunt", 4);
+
 		prepare(&t, &brief);
-		if (i & 1)
-			workload_long(&t.w, i);
-		else
-			workload_short(&t.w, 3, i * 7919 % workload_shorts(3));
-		if (!try_one(&t) || (i % 8 == 3 && !try_faults(&t, i))) {
-			printf("# %s: %s: %s\n", planted_name(bug), t.w.name, t.text);
+		t.qemu = NULL;
+		if (!steps)
+			workload_long(&t.w, i / 8);
+		else if (!workload_short(&t.w, steps, luck % workload_shorts(steps)))
+			continue;
+		if (!try_one(&t) || (i % 64 == 24 && !calls_fail(&t))) {
+			printf("# %s in %.1f s: %s: %s\n", planted_name(bug), busy_seconds(),
+			       t.w.name, t.text);
 			fflush(stdout);
 			_exit(1);
 		}
@@ -197,7 +234,6 @@ planted_bugs(void)
 	unsigned missed = 0, n = 0;
 
 	for (enum planted b = PLANTED_NONE + 1; b < PLANTED_BUGS; b++) {
-		double began = seconds();
 		int status;
 		pid_t pid = fork();
 
@@ -206,8 +242,7 @@ planted_bugs(void)
 		waitpid(pid, &status, 0);
 		n++;
 		if (WIFEXITED(status) && WEXITSTATUS(status) == 1) {
-			printf("ok %u - %s found in %.1f s\n", n, planted_name(b),
-			       seconds() - began);
+			printf("ok %u - %s was found\n", n, planted_name(b));
 		} else {
 			missed++;
 			printf("not ok %u - %s %s\n", n, planted_name(b),
@@ -246,7 +281,8 @@ short_set(void)
 	ok &= tap(2, "every sequence of two steps", short_ones(2, 1));
 	ok &= tap(3, "sequences of three steps", short_ones(3, 97));
 	ok &= tap(4, "random workloads", long_ones(1, 150, &brief));
-	ok &= tap(5, "faults", faults(1, 4));
+	ok &= tap(5, "disks that fail", faults(1, 2));
+	ok &= tap(6, "memory that fails", heap_faults(2, 397, 198, workload_shorts(2)));
 	return ok;
 }
 
@@ -257,14 +293,18 @@ long_set(double minutes, uint64_t seed)
 	uint64_t i = seed;
 
 	for (; seconds() < end; i++) {
+		struct trial t;
+
 		if (!long_ones(i, 1, i % 8 ? &brief : &thorough) || (i % 16 == 0 && !faults(i, 1)))
 			return false;
+		prepare(&t, &few);
+		workload_long(&t.w, i);
+		if (i % 16 == 8 && !allocations_fail(&t))
+			return failed(&t);
 		for (uint64_t k = 0; k < 8 && seconds() < end; k++) {
-			struct trial t;
-
 			prepare(&t, &brief);
-			workload_short(&t.w, 3, (i * 8 + k) * 7919 % workload_shorts(3));
-			if (!try_one(&t))
+			if (workload_short(&t.w, 3, (i * 8 + k) * 7919 % workload_shorts(3)) &&
+			    !try_one(&t))
 				return failed(&t);
 		}
 	}
@@ -308,7 +348,7 @@ main(int argc, char **argv)
 	};
 	double minutes = 0, began = seconds();
 	uint64_t seed = (uint64_t)time(NULL);
-	const char *name = NULL, *fault = NULL;
+	const char *name = NULL, *fault = NULL, *program;
 	bool planted = false, ok;
 
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -325,9 +365,8 @@ main(int argc, char **argv)
 		else if (c != 'b' || !planted_plant(optarg))
 			return 2;
 	}
-	qemu_img = getenv("QUOIN_QEMU_IMG");
-	if (qemu_img && !*qemu_img)
-		qemu_img = NULL;
+	program = getenv("QUOIN_QEMU_IMG");
+	qemu_start(&qemu, program && *program ? program : NULL, QEMU_PERCENT / 100.0);
 	if (planted)
 		return !planted_bugs();
 	if (loops_start(0, 0, NULL) < 0)

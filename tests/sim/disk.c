@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +55,11 @@ watch(struct disk *d, uint64_t off, uint64_t len)
 {
 	for (size_t i = d->n; i-- > 0;)
 		if (d->log[i].done == LONG_MAX && overlap(&d->log[i], off, len))
-			d->sim->wrong = "two writes of the same bytes are under way at once";
+			snprintf(d->sim->wrong, sizeof(d->sim->wrong),
+				 "two writes of the same bytes are under way at once: "
+				 "%#llx+%#llx and %#llx+%#llx", (unsigned long long)off,
+				 (unsigned long long)len, (unsigned long long)d->log[i].off,
+				 (unsigned long long)d->log[i].len);
 }
 
 /* Returns the event's index; bytes NULL: zeroes. */
@@ -117,7 +122,6 @@ fault(struct disk *d, enum sim_op op)
 {
 	struct sim_fault *f = &d->sim->fault;
 
-	d->calls++;
 	if (!f->nth || !(f->ops & op))
 		return 0;
 	if (f->nth > 1) {
@@ -174,24 +178,24 @@ disk_read(struct node *n, uint64_t off, const struct iov *dst)
 	take_time(d->sim);
 	if (r < 0)
 		return r;
-	buf = malloc(dst->len ? dst->len : 1);
-	assert(buf);
+	buf = sim_alloc(dst->len);
 	image_read(d->now, off, buf, dst->len);
 	iov_write(dst, 0, buf, dst->len);
 	free(buf);
 	return 0;
 }
 
-/* bytes is malloc'ed, NULL for zeroes, and freed here. */
+/* bytes is allocated, NULL for zeroes, and freed here. */
 static int
-change(struct disk *d, enum sim_op op, uint64_t off, uint8_t *bytes, uint64_t len)
+change(struct node *n, enum sim_op op, uint64_t off, uint8_t *bytes, uint64_t len)
 {
+	struct disk *d = disk_of(n);
 	int r = fault(d, op);
 	bool early = sim_below(d->sim, 2);
 	size_t event;
 
 	if (r < 0 && !bytes)
-		bytes = calloc(1, len);
+		bytes = sim_zalloc(len);
 	if (r < 0)
 		spoil(d, off, bytes, len);
 	event = record(d, r < 0 ? SIM_WRITE : op, off, bytes, len);
@@ -201,6 +205,7 @@ change(struct disk *d, enum sim_op op, uint64_t off, uint8_t *bytes, uint64_t le
 	if (!early)
 		image_write(d->now, off, bytes, len);
 	complete(d, event);
+	node_grew(n, d->now->size);	/* by what was done of it */
 	free(bytes);
 	return r;
 }
@@ -208,19 +213,18 @@ change(struct disk *d, enum sim_op op, uint64_t off, uint8_t *bytes, uint64_t le
 static int
 disk_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 {
-	uint8_t *bytes = malloc(src->len ? src->len : 1);
+	uint8_t *bytes = sim_alloc(src->len);
 
 	(void)flags;
-	assert(bytes);
 	iov_read(src, 0, bytes, src->len);
-	return change(disk_of(n), SIM_WRITE, off, bytes, src->len);
+	return change(n, SIM_WRITE, off, bytes, src->len);
 }
 
 static int
 disk_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
 	(void)flags;
-	return change(disk_of(n), SIM_ZERO, off, NULL, len);
+	return change(n, SIM_ZERO, off, NULL, len);
 }
 
 static int
@@ -230,8 +234,7 @@ disk_discard(struct node *n, uint64_t off, uint64_t len)
 	uint8_t *bytes;
 
 	len = off < d->now->size ? min_u64(len, d->now->size - off) : 0;
-	bytes = malloc(len ? len : 1);
-	assert(bytes);
+	bytes = sim_alloc(len);
 	image_read(d->now, off, bytes, len);
 	for (uint64_t i = 0; i < len;) {
 		uint64_t m = min_u64(IMAGE_SECTOR - (off + i) % IMAGE_SECTOR, len - i);
@@ -241,7 +244,7 @@ disk_discard(struct node *n, uint64_t off, uint64_t len)
 			memset(bytes + i, what == 1 ? 0 : 0xdb, m);
 		i += m;
 	}
-	return change(d, SIM_DISCARD, off, bytes, len);
+	return change(n, SIM_DISCARD, off, bytes, len);
 }
 
 static int
@@ -253,6 +256,7 @@ disk_flush(struct node *n)
 
 	take_time(d->sim);
 	sim_tick(d->sim);
+	d->flush_failed |= r < 0;
 	d->sim->flush_failed |= r < 0;
 	for (size_t i = 0; i < d->n; i++) {
 		struct disk_event *e = &d->log[i];
@@ -321,17 +325,16 @@ static const struct driver device_driver = {
 struct disk *
 disk_new(struct sim *s, bool device, uint64_t size)
 {
-	struct disk *d = calloc(1, sizeof(*d));
+	struct disk *d = sim_zalloc(sizeof(*d));
 
-	assert(d && s->n < SIM_DISKS);
+	assert(s->n < SIM_DISKS);
 	d->sim = s;
 	d->device = device;
 	d->now = &d->own;
 	image_resize(d->now, size);
 	if (device) {
-		uint8_t *old = malloc(size);
+		uint8_t *old = sim_alloc(size);
 
-		assert(old);
 		memset(old, 0xe5, size);
 		image_write(d->now, 0, old, size);
 		free(old);

@@ -30,7 +30,7 @@
 struct error;
 struct node;
 
-enum { SIM_DISKS = 3 };
+enum { SIM_DISKS = 4 };
 
 enum sim_op {
 	SIM_READ = 1 << 0,
@@ -39,6 +39,7 @@ enum sim_op {
 	SIM_DISCARD = 1 << 3,
 	SIM_TRUNCATE = 1 << 4,
 	SIM_FLUSH = 1 << 5,
+	SIM_ALLOC = 1 << 6,		/* no disk's: memory; alone in a mask */
 };
 
 /* The n-th call of these kinds from now fails. */
@@ -59,7 +60,7 @@ struct sim {
 	struct disk *disks[SIM_DISKS];
 	unsigned n;
 	bool flush_failed;
-	const char *wrong;		/* what the driver did that it must not; NULL: nothing */
+	char wrong[160];		/* what the driver did that it must not */
 };
 
 long sim_tick(struct sim *s);
@@ -83,7 +84,7 @@ struct disk {
 	size_t n, room;
 	uint8_t *bytes;
 	size_t n_bytes, bytes_room;
-	long calls;
+	bool flush_failed;
 };
 
 /* One more disk of s. */

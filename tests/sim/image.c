@@ -1,11 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sim/image.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
+#include "tests/support/failheap.h"
+
+void *
+sim_alloc(size_t len)
+{
+	return failheap_own(NULL, len);
+}
+
+void *
+sim_zalloc(size_t len)
+{
+	return memset(sim_alloc(len), 0, len);
+}
 
 void
 sim_reserve(void *p, size_t *room, size_t need, size_t size)
@@ -16,8 +28,7 @@ sim_reserve(void *p, size_t *room, size_t need, size_t size)
 		return;
 	need += need / 2 + 64;
 	memcpy(&more, p, sizeof(more));
-	more = realloc(more, need * size);
-	assert(more);
+	more = failheap_own(more, need * size);
 	memcpy(p, &more, sizeof(more));
 	*room = need;
 }
@@ -86,7 +97,8 @@ image_copy(struct image *m, const struct image *from)
 {
 	m->room = m->size = 0;
 	image_resize(m, from->size);
-	memcpy(m->data, from->data, from->size);
+	if (from->size)
+		memcpy(m->data, from->data, from->size);
 	m->hash = from->hash;
 }
 
@@ -108,7 +120,8 @@ keep(struct image *m, uint64_t off, uint64_t len)
 		return;
 	sim_reserve(&m->undo, &m->undo_room, m->n_undo + 1, sizeof(*m->undo));
 	sim_reserve(&m->old, &m->old_room, m->n_old + len, 1);
-	memcpy(m->old + m->n_old, m->data + off, len);
+	if (len)
+		memcpy(m->old + m->n_old, m->data + off, len);
 	m->undo[m->n_undo++] = (struct image_undo){ off, len, m->size, m->n_old };
 	m->n_old += len;
 }

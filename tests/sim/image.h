@@ -49,6 +49,9 @@ uint64_t image_key(const struct image *m);
 /* Of anything; a good mixer, not a strong one. */
 uint64_t sim_hash(uint64_t seed, const void *p, size_t len);
 
+/* Memory for the tests themselves, free()'d; the heap's faults (disk.h) strike others. */
+void *sim_alloc(size_t len);
+void *sim_zalloc(size_t len);
 /* Make room for need elements of size bytes at *p. */
 void sim_reserve(void *p, size_t *room, size_t need, size_t size);
 

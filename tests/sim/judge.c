@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -16,10 +14,11 @@
 #include "block/qcow2/header.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/snapshots.h"
-#include "block/qcow2/walk.h"
 #include "tests/sim/model.h"
+#include "tests/sim/qemu.h"
+#include "tests/support/snapview.h"
 
-enum { REPAIR_EVERY = 8, CUT_REPAIR_EVERY = 64, WRITE_EVERY = 16 };
+enum { REPAIR_EVERY = 8, CUT_REPAIR_EVERY = 64, WRITE_EVERY = 16, COMPARE_EVERY = 3 };
 
 static bool
 wrong(struct judge *j, const char *what, const char *why)
@@ -33,7 +32,7 @@ open_it(struct judge *j, bool read_only, struct opened *ret)
 {
 	struct error *err = NULL;
 
-	if (!setup_open(j->setup, &j->stack, "judged", read_only, ret, &err))
+	if (!setup_open(j->setup, &j->stack, j->layer, "judged", read_only, ret, &err))
 		return true;
 	wrong(j, read_only ? "does not open" : "does not open for writing",
 	      err ? error_text(err) : NULL);
@@ -48,9 +47,11 @@ is_marked_dirty(const struct judge *j)
 {
 	uint8_t incompat[8];
 
-	if (j->setup->version == 2)
+	if (!setup_is_image(j->setup, j->layer))
+		return false;
+	if (j->layer == TOP && j->setup->version == 2)
 		return j->model->n_snapshots;
-	image_read(j->stack.file->now, QCOW2_OFF_INCOMPAT, incompat, sizeof(incompat));
+	image_read(j->stack.layer[j->layer]->now, QCOW2_OFF_INCOMPAT, incompat, sizeof(incompat));
 	return get_be64(incompat) & QCOW2_INCOMPAT_DIRTY;
 }
 
@@ -66,7 +67,7 @@ first_line(void *arg, const char *text)
 }
 
 static bool
-check(struct judge *j, struct node *n, unsigned fix, struct check_result *ret)
+check_layer(struct judge *j, struct node *n, unsigned fix, struct check_result *ret)
 {
 	char line[200] = "";
 	const struct check_report report = { first_line, line };
@@ -81,25 +82,19 @@ check(struct judge *j, struct node *n, unsigned fix, struct check_result *ret)
 	return true;
 }
 
-/* What a snapshot shows: reading goes through its L1 table for as long as it takes. */
-static int
-read_snapshot(struct node *n, const struct qcow2_snapshot *s, uint8_t *buf, uint64_t len)
+/* The guest's layer; those below are never repaired here, and must not need it. */
+static bool
+check(struct judge *j, const struct opened *o, unsigned fix, struct check_result *ret)
 {
-	struct qcow2 *q = n->state;
-	uint64_t *l1, *own = q->l1, own_size = q->l1_size, size = node_size(n);
-	int r = qcow2_walk_read_l1(q, s->l1_off, s->l1_size, &l1);
+	struct check_result below;
 
-	if (r < 0)
-		return r;
-	q->l1 = l1;
-	q->l1_size = s->l1_size;
-	atomic_store(&n->size, len);
-	r = node_pread(n, 0, buf, len);
-	atomic_store(&n->size, size);
-	q->l1 = own;
-	q->l1_size = own_size;
-	free(l1);
-	return r;
+	*ret = (struct check_result){ 0 };
+	for (enum layer l = j->layer + 1; l < LAYERS; l++)
+		if (o->image[l] && setup_is_image(j->setup, l) &&
+		    !check_layer(j, o->image[l], 0, &below))
+			return false;
+	return !setup_is_image(j->setup, j->layer) ||
+	       check_layer(j, o->image[j->layer], fix, ret);
 }
 
 static bool
@@ -111,9 +106,8 @@ look_at_snapshot(struct judge *j, struct node *n, const struct qcow2_snapshot *s
 
 	if (!m || s->disk_size != m->size * IMAGE_SECTOR)
 		return wrong(j, "has a snapshot that it must not have", s->name);
-	buf = malloc(s->disk_size + 1);
-	assert(buf);
-	if (read_snapshot(n, s, buf, s->disk_size) < 0)
+	buf = sim_alloc(s->disk_size);
+	if (snapview_read(n, s, buf, s->disk_size) < 0)
 		why = "cannot be read";
 	else
 		why = model_judge(j->model, m->submitted, m->submitted, 0, buf, m->size);
@@ -156,8 +150,9 @@ is_marked_well(struct judge *j, struct node *n, const uint8_t *buf, uint64_t siz
 }
 
 static bool
-look(struct judge *j, struct node *n)
+look(struct judge *j, const struct opened *o)
 {
+	struct node *n = o->image[j->layer];
 	uint64_t size = node_size(n);
 	uint8_t *buf;
 	const char *why;
@@ -165,15 +160,16 @@ look(struct judge *j, struct node *n)
 
 	if (size % IMAGE_SECTOR || !model_may_have_size(j->model, j->cut, size / IMAGE_SECTOR))
 		return wrong(j, "has a size that it must not have", NULL);
-	buf = malloc(size ? size : 1);
-	assert(buf);
+	buf = sim_alloc(size);
 	r = node_pread(n, 0, buf, size);
 	why = r < 0 ? "cannot be read"
 		    : model_judge(j->model, j->cut, j->covered, 0, buf, size / IMAGE_SECTOR);
 	if (!why && !is_marked_well(j, n, buf, size))
 		why = "a bitmap misses what was written";
 	free(buf);
-	return why ? wrong(j, why, NULL) : look_at_snapshots(j, n);
+	if (why)
+		return wrong(j, why, NULL);
+	return !setup_is_image(j->setup, j->layer) || look_at_snapshots(j, n);
 }
 
 /* ---- repair ---- */
@@ -187,12 +183,11 @@ repair(struct judge *j, bool dirty)
 
 	if (!open_it(j, false, &o))
 		return false;
-	ok = check(j, o.image, CHECK_FIX_LEAKS | (dirty ? CHECK_FIX_ERRORS : 0), &c) &&
-	     look(j, o.image);
+	ok = check(j, &o, CHECK_FIX_LEAKS | (dirty ? CHECK_FIX_ERRORS : 0), &c) && look(j, &o);
 	setup_close(&o);
 	if (!ok || !open_it(j, true, &o))
 		return false;
-	ok = check(j, o.image, 0, &c) && look(j, o.image);
+	ok = check(j, &o, 0, &c) && look(j, &o);
 	if (ok && c.leaks)
 		ok = wrong(j, "leaks again after repair", NULL);
 	setup_close(&o);
@@ -218,7 +213,8 @@ cut_repairs(struct judge *j, bool dirty)
 {
 	static const struct states_plan plan = { .enumerate = 5, .samples = 12, .tears = 2 };
 	struct judge inner = { .setup = j->setup, .model = j->model, .counts = j->counts,
-			       .nested = true, .cut = j->cut, .covered = j->covered };
+			       .nested = true, .cut = j->cut, .covered = j->covered,
+			       .layer = j->layer };
 	struct states s = { .plan = &plan, .sim = &j->sim, .judge = judge_state, .arg = &inner };
 	bool ok;
 
@@ -247,18 +243,20 @@ write_on(struct judge *j)
 	uint8_t buf[3 * IMAGE_SECTOR], back[sizeof(buf)];
 	struct check_result c;
 	struct opened o;
+	struct node *n;
 	bool ok = true;
 
 	if (!open_it(j, false, &o))
 		return false;
-	size = node_size(o.image);
+	n = o.image[j->layer];
+	size = node_size(n);
 	for (off = 0; ok && off + sizeof(buf) <= size; off += 5 * IMAGE_SECTOR) {
 		memset(buf, (int)(off >> 9) | 1, sizeof(buf));
-		ok = !node_pwrite(o.image, off, buf, sizeof(buf));
+		ok = !node_pwrite(n, off, buf, sizeof(buf));
 	}
 	for (off = 0; ok && off + sizeof(buf) <= size; off += 5 * IMAGE_SECTOR) {
 		memset(buf, (int)(off >> 9) | 1, sizeof(buf));
-		ok = !node_pread(o.image, off, back, sizeof(back)) &&
+		ok = !node_pread(n, off, back, sizeof(back)) &&
 		     !memcmp(buf, back, sizeof(buf));
 	}
 	setup_close(&o);
@@ -266,44 +264,41 @@ write_on(struct judge *j)
 		return wrong(j, "does not keep what is written to it", NULL);
 	if (!open_it(j, true, &o))
 		return false;
-	ok = check(j, o.image, 0, &c);
+	ok = check(j, &o, 0, &c);
 	setup_close(&o);
 	return ok || wrong(j, "is corrupt once it was written to", NULL);
 }
 
-static void
-save(const struct image *m, const char *path)
+/* Does qemu-img see what we see? */
+static bool
+compare(struct judge *j)
 {
-	FILE *f = fopen(path, "w");
+	const char *why = NULL;
+	struct opened o;
+	uint64_t size;
+	uint8_t *view;
 
-	assert(f && fwrite(m->data, 1, m->size, f) == m->size);
-	fclose(f);
+	if (!open_it(j, true, &o))
+		return false;
+	size = node_size(o.image[j->layer]);
+	view = sim_alloc(size);
+	if (!node_pread(o.image[j->layer], 0, view, size))
+		why = qemu_compare(j->qemu, j->setup, &j->stack, j->layer, view, size);
+	setup_close(&o);
+	free(view);
+	return why ? wrong(j, why, NULL) : true;
 }
 
+/* What is marked dirty is not checked before it is repaired. */
 static bool
-ask_qemu(struct judge *j)
+ask_qemu(struct judge *j, bool dirty)
 {
-	char file[64], data[64], command[500];
-	int status;
+	const char *why;
 
-	snprintf(file, sizeof(file), "/tmp/quoin-sim-%d.qcow2", (int)getpid());
-	snprintf(data, sizeof(data), "/tmp/quoin-sim-%d.raw", (int)getpid());
-	save(j->stack.file->now, file);
-	if (j->stack.data)
-		save(j->stack.data->now, data);
-	snprintf(command, sizeof(command),
-		 "'%s' check -q --image-opts driver=qcow2,file.driver=file,file.filename=%s%s%s "
-		 ">/dev/null 2>&1", j->qemu_img, file,
-		 j->stack.data ? ",data-file.driver=file,data-file.filename=" : "",
-		 j->stack.data ? data : "");
-	status = system(command);
-	j->counts->by_qemu++;
-	status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-	if (status != 0 && status != 3)		/* 3: leaks */
-		return wrong(j, "qemu-img check does not like it", file);
-	unlink(file);
-	unlink(data);
-	return true;
+	if (dirty || (j->qemu->checked + j->qemu->compared) % COMPARE_EVERY == 0)
+		return compare(j);
+	why = qemu_check(j->qemu, j->setup, &j->stack, j->layer);
+	return why ? wrong(j, why, NULL) : true;
 }
 
 /* ---- a state ---- */
@@ -315,12 +310,25 @@ use_work(struct judge *j, struct states *s)
 		j->sim.disks[i]->now = &s->work[i];
 }
 
+/* A number that is the state's own. */
+static uint64_t
+lot_of(const struct judge *j)
+{
+	uint64_t lot = 0;
+
+	for (unsigned i = 0; i < j->sim.n; i++)
+		lot = sim_hash(lot ^ image_key(j->sim.disks[i]->now), "lot", 3);
+	return lot;
+}
+
 static bool
 judge_closely(struct judge *j, struct states *s, bool dirty, bool leaks)
 {
-	uint64_t n = j->counts->judged;
+	uint64_t n = lot_of(j);
 
-	if (j->qemu_img && !dirty && n % j->qemu_every == 0 && !ask_qemu(j))
+	if (!setup_is_image(j->setup, j->layer))
+		return true;
+	if (j->qemu && qemu_is_due(j->qemu) && !ask_qemu(j, dirty))
 		return false;
 	if (!j->nested && n % CUT_REPAIR_EVERY == 0 && !cut_repairs(j, dirty))
 		return false;
@@ -350,12 +358,13 @@ judge_state(struct states *s, long cut, void *arg)
 	if (!j->nested) {
 		j->cut = cut;
 		j->covered = model_covered(j->model, cut);
+		j->layer = (enum layer)model_layer(j->model, cut);
 	}
 	dirty = is_marked_dirty(j);
 	if (!open_it(j, true, &o))
 		return false;
-	ok = check(j, o.image, 0, &c) || dirty;
-	ok = ok && look(j, o.image);
+	ok = check(j, &o, 0, &c) || dirty;
+	ok = ok && look(j, &o);
 	setup_close(&o);
 	return ok && judge_closely(j, s, dirty, c.leaks);
 }
@@ -363,11 +372,7 @@ judge_state(struct states *s, long cut, void *arg)
 void
 judge_start(struct judge *j)
 {
-	j->stack.file = disk_new(&j->sim, j->setup->device, 0);
-	if (j->setup->data_file)
-		j->stack.data = disk_new(&j->sim, j->setup->device, 0);
-	if (j->setup->backed)
-		j->stack.base = disk_new(&j->sim, false, 0);
+	setup_disks(j->setup, &j->sim, 0, &j->stack);
 }
 
 void

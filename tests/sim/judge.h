@@ -5,7 +5,9 @@
  * a dirty mark in the header admits and repair undoes; the guest sees what the model
  * allows.  Of some states, and of all that leak or are marked: repair makes them clean,
  * shows the guest the same, and so does whatever a power cut during the repair leaves;
- * the image can be written on; qemu-img check finds no more than leaks.
+ * the image can be written on; qemu-img check finds no more than leaks, and qemu-img
+ * convert sees what we do.  Which states these are depends on their bytes alone, so that
+ * a replay looks at the same, but qemu-img is asked as time allows.
  *
  * Context    coroutine on loop 0.
  */
@@ -19,9 +21,10 @@
 #include "tests/sim/states.h"
 
 struct model;
+struct qemu;
 
 struct judge_counts {
-	uint64_t judged, repaired, repair_states, written, by_qemu;
+	uint64_t judged, repaired, repair_states, written;
 };
 
 struct judge {
@@ -30,15 +33,15 @@ struct judge {
 	struct judge_counts *counts;
 	bool nested;		/* states of a repair: the cut is the one outside */
 	long cut, covered;
-	const char *qemu_img;	/* NULL: there is none */
-	uint64_t qemu_every;	/* states */
+	enum layer layer;	/* the guest's */
+	struct qemu *qemu;	/* NULL: not asked */
 
 	struct sim sim;
 	struct stack stack;
 	char text[320];		/* what is wrong */
 };
 
-/* The fields up to qemu_every are set, the rest zero. */
+/* The fields up to qemu are set, the rest zero. */
 void judge_start(struct judge *j);
 void judge_done(struct judge *j);
 

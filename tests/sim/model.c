@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sim/model.h"
 
-#include <assert.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,14 +8,16 @@
 
 #include "tests/sim/disk.h"
 
-#define BACKED UINT32_MAX	/* the number of what a backing file holds */
+/* The numbers of what layers below hold. */
+#define OF_BASE UINT32_MAX
+#define OF_MID (UINT32_MAX - 1)
 
 void
-model_init(struct model *m, struct sim *sim, uint64_t sectors, uint64_t size, bool backed)
+model_init(struct model *m, struct sim *sim, uint64_t sectors, uint64_t size,
+	   const struct model_below *below)
 {
-	*m = (struct model){ .sim = sim, .backed = backed, .sectors = sectors };
-	m->touched = calloc(sectors, sizeof(*m->touched));
-	assert(m->touched);
+	*m = (struct model){ .sim = sim, .below = *below, .sectors = sectors };
+	m->touched = sim_zalloc(sectors * sizeof(*m->touched));
 	model_resized(m, 0, size, 0);
 	m->sizes[0].done = 0;
 }
@@ -32,6 +33,7 @@ model_done(struct model *m)
 	free(m->sizes);
 	free(m->snapshots);
 	free(m->bitmaps);
+	free(m->moves);
 }
 
 static size_t
@@ -142,9 +144,9 @@ model_fill(uint8_t *buf, size_t op, uint64_t sector, uint64_t n)
 }
 
 void
-model_fill_backing(uint8_t *buf, uint64_t n)
+model_fill_below(uint8_t *buf, bool mid, uint64_t sector, uint64_t n)
 {
-	fill(buf, BACKED, 0, n);
+	fill(buf, mid ? OF_MID : OF_BASE, sector, n);
 }
 
 long
@@ -176,12 +178,21 @@ model_may_have_size(const struct model *m, long cut, uint64_t size)
 	return false;
 }
 
+/* What an untouched sector of the base shows, or of the layer over it. */
+static uint32_t
+below(const struct model *m, bool mid, uint64_t sector)
+{
+	if (mid && sector >= m->below.mid_from && sector < m->below.mid_from + m->below.mid_n)
+		return OF_MID;
+	return sector < m->below.base_n ? OF_BASE : 0;
+}
+
 /* What is certain to be there hides all that had ended when it began. */
 static bool
 may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_t id)
 {
 	const struct model_touches *t = &m->touched[sector];
-	uint32_t first = m->backed ? BACKED : 0;
+	uint32_t first = below(m, true, sector), last = below(m, false, sector);
 	long hidden = 0;
 
 	for (size_t i = 0; i < t->n; i++) {
@@ -195,7 +206,7 @@ may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_
 		const struct model_op *op = &m->ops[t->op[i]];
 
 		if (op->submitted <= cut && op->done >= hidden &&
-		    (op->id == id || (op->uncovers && id == first)))
+		    (op->id == id || (op->uncovers && (id == first || id == last))))
 			return true;
 	}
 	return !hidden && id == first;
@@ -221,6 +232,38 @@ model_judge(const struct model *m, long cut, long covered, uint64_t sector, cons
 		return text;
 	}
 	return NULL;
+}
+
+/* ---- layers ---- */
+
+void
+model_moved(struct model *m, unsigned layer, uint64_t size)
+{
+	long now = sim_tick(m->sim);
+
+	sim_reserve(&m->moves, &m->moves_room, m->n_moves + 1, sizeof(*m->moves));
+	m->moves[m->n_moves++] = (struct model_move){ now, layer };
+	for (size_t i = 0; i < m->n_snapshots; i++)
+		if (m->snapshots[i].dropped == LONG_MAX)
+			m->snapshots[i].drop_submitted = m->snapshots[i].dropped = now;
+	for (size_t i = 0; i < m->n_bitmaps; i++)
+		if (m->bitmaps[i].removed == LONG_MAX)
+			m->bitmaps[i].removed = now;
+	if (size == m->size)
+		return;
+	/* What is behind the smaller end is the other layer's own. */
+	model_resized(m, now, size, 0);
+	m->ops[m->n_ops - 1].uncovers = true;
+}
+
+unsigned
+model_layer(const struct model *m, long cut)
+{
+	unsigned layer = 0;
+
+	for (size_t i = 0; i < m->n_moves && m->moves[i].at <= cut; i++)
+		layer = m->moves[i].layer;
+	return layer;
 }
 
 /* ---- snapshots ---- */
@@ -282,6 +325,15 @@ model_needs_snapshot(const struct model *m, long cut, const char *name)
 	return false;
 }
 
+bool
+model_has_snapshots(const struct model *m)
+{
+	for (size_t i = 0; i < m->n_snapshots; i++)
+		if (m->snapshots[i].dropped == LONG_MAX)
+			return true;
+	return false;
+}
+
 /* ---- bitmaps ---- */
 
 void
@@ -313,5 +365,5 @@ model_needs_mark(const struct model *m, long cut, uint64_t sector, const uint8_t
 	memcpy(&word, buf, 8);
 	id = (uint32_t)(word >> 32);
 	/* Which write left zeroes nobody can tell. */
-	return b && id && id != BACKED && m->ops[id - 1].submitted > b->added && sector < m->size;
+	return b && id && id < OF_MID && m->ops[id - 1].submitted > b->added && sector < m->size;
 }

@@ -42,6 +42,18 @@ struct model_bitmap {
 	long submitted, added, removed;
 };
 
+/* From then on the guest uses another layer. */
+struct model_move {
+	long at;
+	unsigned layer;
+};
+
+/* What layers below show where the guest wrote nothing, in sectors; zeroes behind. */
+struct model_below {
+	uint64_t base_n;		/* from the start */
+	uint64_t mid_from, mid_n;	/* over it */
+};
+
 struct model_touches {
 	uint32_t *op;
 	size_t n, room;
@@ -49,7 +61,7 @@ struct model_touches {
 
 struct model {
 	struct sim *sim;
-	bool backed;
+	struct model_below below;
 	uint64_t sectors;		/* the largest size */
 	uint64_t size;			/* the present size */
 	struct model_op *ops;
@@ -61,9 +73,12 @@ struct model {
 	size_t n_snapshots, snapshots_room;
 	struct model_bitmap *bitmaps;
 	size_t n_bitmaps, bitmaps_room;
+	struct model_move *moves;
+	size_t n_moves, moves_room;
 };
 
-void model_init(struct model *m, struct sim *sim, uint64_t sectors, uint64_t size, bool backed);
+void model_init(struct model *m, struct sim *sim, uint64_t sectors, uint64_t size,
+		const struct model_below *below);
 void model_done(struct model *m);
 
 /* Bracket each call of the guest; result as the call gave it.  model_write() etc
@@ -73,12 +88,18 @@ size_t model_zero(struct model *m, uint64_t sector, uint64_t n);
 size_t model_discard(struct model *m, uint64_t sector, uint64_t n);
 void model_end(struct model *m, size_t op, int result);
 
-/* It was closed, and that failed: what was not flushed may be gone. */
+/* A flush failed, and what was flushed there is not used any more: what was not flushed
+ * may be gone. */
 void model_unsure(struct model *m);
 
 /* A flush that went well, and a change of size, which nothing runs beside. */
 void model_flushed(struct model *m, long submitted);
 void model_resized(struct model *m, long submitted, uint64_t size, int result);
+
+/* The guest uses that layer now, which is so large.  Snapshots and the bitmap were of
+ * the other. */
+void model_moved(struct model *m, unsigned layer, uint64_t size);
+unsigned model_layer(const struct model *m, long cut);	/* that it uses then; first 0 */
 
 /* Snapshots, and the one bitmap, which nothing runs beside. */
 void model_taken(struct model *m, const char *name, long submitted, int result);
@@ -92,12 +113,13 @@ const struct model_snapshot *model_snapshot_at(const struct model *m, long cut,
 					       const char *name);
 /* Must an image have one of this name?  What was said to be done is done. */
 bool model_needs_snapshot(const struct model *m, long cut, const char *name);
+bool model_has_snapshots(const struct model *m);	/* now, or possibly */
 /* Must a bitmap that is there, and consistent, mark this sector, which now holds that? */
 bool model_needs_mark(const struct model *m, long cut, uint64_t sector, const uint8_t *buf);
 
-/* The bytes of write number op; of an untouched sector of a backing file. */
+/* The bytes of write number op; of a sector of the base, or of the layer over it. */
 void model_fill(uint8_t *buf, size_t op, uint64_t sector, uint64_t n);
-void model_fill_backing(uint8_t *buf, uint64_t n);
+void model_fill_below(uint8_t *buf, bool mid, uint64_t sector, uint64_t n);
 
 /* All that was done before this moment was flushed by the moment cut. */
 long model_covered(const struct model *m, long cut);

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Running a workload on an image. */
-#include <assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +14,17 @@
 #include "block/root.h"
 #include "block/snapshot.h"
 #include "schema/types.h"
+#include "tests/sim/commit.h"
 #include "tests/sim/workload.h"
+#include "tests/support/failheap.h"
 
 struct player {
 	const struct workload *w;
 	struct world *world;
 	struct opened open;
+	enum layer layer;	/* the guest's */
 	struct root *root;
+	unsigned commits;	/* that are under way */
 	struct co_group group;
 };
 
@@ -40,20 +42,75 @@ complain(struct world *w, const char *what, const char *why)
 	w->wrong = w->text;
 }
 
+static bool
+has_struck(const struct world *w)
+{
+	return w->sim.fault.hit || failheap_failed();
+}
+
+/* ---- layers ---- */
+
+static struct node *
+guest_node(const struct player *p)
+{
+	return p->open.image[p->layer];
+}
+
+static bool
+is_image(const struct player *p)
+{
+	return setup_is_image(&p->w->setup, p->layer);
+}
+
+/* Has what the guest is told to be safe failed to become so?  While a commit runs, a
+ * flush may also fail because of the layer below. */
+static bool
+flush_failed(const struct player *p)
+{
+	const struct stack *k = &p->world->stack;
+
+	return k->layer[p->layer]->flush_failed ||
+	       (p->layer == TOP && k->data && k->data->flush_failed);
+}
+
+/* A commit has let the guest use another layer.  Nothing ends unless this was called:
+ * so what the guest was told behind it is looked for in that one. */
+static void
+note_move(struct player *p)
+{
+	struct node *n = root_node(p->root);
+	struct model *m = &p->world->model;
+
+	for (enum layer l = p->layer + 1; l < LAYERS; l++) {
+		if (p->open.image[l] != n)
+			continue;
+		p->layer = l;
+		if (p->world->lost)
+			model_unsure(m);
+		p->world->lost = flush_failed(p);
+		model_moved(m, l, node_size(n) / IMAGE_SECTOR);
+	}
+}
+
+static void
+end(struct player *p, size_t op, int result)
+{
+	note_move(p);
+	model_end(&p->world->model, op, result);
+}
+
 /* ---- steps ---- */
 
 static void
 do_write(struct player *p, uint64_t sector, uint64_t n, unsigned flags)
 {
 	struct model *m = &p->world->model;
-	uint8_t *buf = malloc(n * IMAGE_SECTOR);
+	uint8_t *buf = sim_alloc(n * IMAGE_SECTOR);
 	struct iov v = IOV_BUF(buf, n * IMAGE_SECTOR);
-	size_t op;
+	size_t op = model_write(m, sector, n);
 
-	assert(buf);
-	op = model_write(m, sector, n);
 	model_fill(buf, op, sector, n);
-	model_end(m, op, io_write(p->root, sector * IMAGE_SECTOR, &v, flags));
+	end(p, op, io_write(p->root, sector * IMAGE_SECTOR, &v, flags));
 	free(buf);
 }
 
@@ -62,21 +119,20 @@ static void
 do_compressed(struct player *p, uint64_t sector, uint64_t n)
 {
 	uint64_t cluster = UINT64_C(1) << (p->w->setup.cluster_bits - 9);
-	uint64_t start = round_up(sector, cluster), end = round_down(sector + n, cluster);
+	uint64_t from = round_up(sector, cluster), to = round_down(sector + n, cluster);
 
-	if (start < end && !p->w->setup.data_file)
-		do_write(p, start, end - start, IO_COMPRESSED);
+	if (from < to && is_image(p) && !p->w->setup.data_file)
+		do_write(p, from, to - from, IO_COMPRESSED);
 }
 
 static void
 do_read(struct player *p, uint64_t sector, uint64_t n)
 {
-	uint8_t *buf = malloc(n * IMAGE_SECTOR);
+	uint8_t *buf = sim_alloc(n * IMAGE_SECTOR);
 	struct iov v = IOV_BUF(buf, n * IMAGE_SECTOR);
 	long began = sim_tick(&p->world->sim);
 	const char *wrong;
 
-	assert(buf);
 	if (io_read(p->root, sector * IMAGE_SECTOR, &v) == 0) {
 		wrong = model_judge(&p->world->model, sim_tick(&p->world->sim), began, sector,
 				    buf, n);
@@ -91,17 +147,19 @@ do_zero(struct player *p, uint64_t sector, uint64_t n, unsigned flags)
 {
 	size_t op = model_zero(&p->world->model, sector, n);
 
-	model_end(&p->world->model, op,
-		  io_zero(p->root, sector * IMAGE_SECTOR, n * IMAGE_SECTOR, flags));
+	end(p, op, io_zero(p->root, sector * IMAGE_SECTOR, n * IMAGE_SECTOR, flags));
 }
 
+/* A plain disk may show anything behind it, and the guest may use one by then. */
 static void
 do_discard(struct player *p, uint64_t sector, uint64_t n)
 {
-	size_t op = model_discard(&p->world->model, sector, n);
+	size_t op;
 
-	model_end(&p->world->model, op,
-		  io_discard(p->root, sector * IMAGE_SECTOR, n * IMAGE_SECTOR));
+	if (!is_image(p) || (p->commits && !p->w->setup.base_image))
+		return;
+	op = model_discard(&p->world->model, sector, n);
+	end(p, op, io_discard(p->root, sector * IMAGE_SECTOR, n * IMAGE_SECTOR));
 }
 
 static void
@@ -110,10 +168,11 @@ do_flush(struct player *p)
 	long submitted = sim_tick(&p->world->sim);
 	int r = io_flush(p->root);
 
+	note_move(p);
 	if (!r && p->world->lost)
 		complain(p->world, "flush", "it failed before, and does not any more");
 	if (r < 0)
-		p->world->lost = true;
+		p->world->lost = flush_failed(p);
 	else
 		model_flushed(&p->world->model, submitted);
 }
@@ -123,8 +182,12 @@ do_resize(struct player *p, uint64_t sectors)
 {
 	long submitted = sim_tick(&p->world->sim);
 	struct error *err = NULL;
-	int r = node_resize(p->open.image, sectors * IMAGE_SECTOR, &err);
+	int r;
 
+	/* Of a plain disk's new length any part may be lost. */
+	if (!is_image(p))
+		return;
+	r = node_resize(guest_node(p), sectors * IMAGE_SECTOR, &err);
 	error_free(err);
 	model_resized(&p->world->model, submitted, sectors, r);
 }
@@ -146,10 +209,10 @@ start(struct player *p)
 {
 	struct error *err = NULL;
 
-	if (setup_open(&p->w->setup, &p->world->stack, "image", false, &p->open, &err) ||
-	    root_new(p->open.image, "root", PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL,
+	if (setup_open(&p->w->setup, &p->world->stack, p->layer, "image", false, &p->open, &err) ||
+	    root_new(guest_node(p), "root", PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL,
 		     NULL, &p->root, &err)) {
-		if (!p->world->sim.fault.hit)
+		if (!has_struck(p->world))
 			complain(p->world, "open", err ? error_text(err) : NULL);
 		error_free(err);
 		setup_close(&p->open);
@@ -166,16 +229,18 @@ stop(struct player *p)
 
 	if (!p->root)
 		return;
+	if (!is_image(p))
+		do_flush(p);	/* closing a plain disk is no promise */
 	root_free(p->root);
 	p->root = NULL;
 	close_failed = false;
 	node_close_failed = note_failure;
 	setup_close(&p->open);
-	if (close_failed && !p->world->sim.fault.hit)
+	if (close_failed && !has_struck(p->world))
 		complain(p->world, "close", "it failed");
 	if (close_failed || p->world->lost)
 		model_unsure(&p->world->model);
-	else
+	else if (is_image(p))
 		model_flushed(&p->world->model, submitted);
 	p->world->lost = false;		/* a file that is opened again may be whole */
 }
@@ -184,12 +249,12 @@ static void
 do_bitmap(struct player *p, bool add)
 {
 	struct dirty_options o = { .name = "b0", .granularity = 512, .persistent = true };
-	struct dirty_bitmap *b = dirty_find(p->open.image, "b0");
+	struct dirty_bitmap *b = dirty_find(guest_node(p), "b0");
 	long submitted = sim_tick(&p->world->sim);
 	struct error *err = NULL;
 
 	if (add && !b) {
-		if (!dirty_add(p->open.image, &o, &err))
+		if (!dirty_add(guest_node(p), &o, &err))
 			model_bitmap_added(&p->world->model, submitted);
 	} else if (!add && b) {
 		if (!dirty_remove(b, &err))
@@ -211,14 +276,35 @@ do_snapshot(struct player *p, const char *name, bool take)
 	if (take && there)
 		return;
 	if (take) {
-		r = node_snapshot_take(p->open.image, name, &err);
+		r = node_snapshot_take(guest_node(p), name, &err);
 		model_taken(m, name, submitted, r);
 	} else {
-		r = node_snapshot_drop(p->open.image, NULL, name, &info, &err);
+		r = node_snapshot_drop(guest_node(p), NULL, name, &info, &err);
 		model_dropped(m, name, submitted, r);
 		SnapshotInfo_free(info);
 	}
 	error_free(err);
+}
+
+/* After a failed flush a commit might copy what a cache shows and the disk has not.  And
+ * what snapshots leave to a layer below changes with that. */
+static void
+do_commit(struct player *p, enum commit_kind kind)
+{
+	enum layer top = p->layer, base;
+
+	if (kind == COMMIT_MID)
+		top = setup_below(&p->w->setup, &p->world->stack, top);
+	base = top < LAYERS ? setup_below(&p->w->setup, &p->world->stack, top) : LAYERS;
+	if (kind == COMMIT_BASE && base < BASE)
+		base = BASE;
+	if (base == LAYERS || p->world->sim.flush_failed ||
+	    model_has_snapshots(&p->world->model))
+		return;
+	p->commits++;
+	commit_run(&p->world->sim, guest_node(p), p->open.image[top], p->open.image[base]);
+	p->commits--;
+	note_move(p);
 }
 
 static void
@@ -243,7 +329,8 @@ do_step(struct player *p, const struct step *s)
 	} else if (s->kind == STEP_FLUSH) {
 		do_flush(p);
 	} else if (s->kind == STEP_CHECKPOINT) {
-		(void)qcow2_checkpoint(p->open.image->state);
+		if (is_image(p))
+			(void)qcow2_checkpoint(guest_node(p)->state);
 	} else if (s->kind == STEP_RESIZE) {
 		do_resize(p, s->sector);
 	} else if (s->kind == STEP_REOPEN) {
@@ -254,6 +341,8 @@ do_step(struct player *p, const struct step *s)
 			(void)start(p);
 	} else if (s->kind == STEP_SNAPSHOT || s->kind == STEP_DROP) {
 		do_snapshot(p, s->sector & 1 ? "b" : "a", s->kind == STEP_SNAPSHOT);
+	} else if (s->kind == STEP_COMMIT) {
+		do_commit(p, (enum commit_kind)s->sector);
 	} else {
 		do_bitmap(p, s->kind == STEP_BITMAP_ADD);
 	}
@@ -267,8 +356,8 @@ work(void *arg)
 
 	for (unsigned i = 0; i < w->n[k->number] && k->p->root; i++) {
 		do_step(k->p, &w->steps[k->number][i]);
-		if (k->p->root)
-			qcow2_invariants(k->p->open.image->state);
+		if (k->p->root && is_image(k->p))
+			qcow2_invariants(guest_node(k->p)->state);
 	}
 }
 
@@ -289,21 +378,44 @@ prefill(struct player *p)
 	stop(p);
 }
 
+static void
+arm(struct sim *s, const struct sim_fault *fault)
+{
+	if (!fault)
+		return;
+	s->fault = *fault;
+	if (!(fault->ops & SIM_ALLOC))
+		return;
+	s->fault.nth = 0;
+	if (fault->for_good)
+		failheap_arm_for_good((unsigned)fault->nth);
+	else
+		failheap_arm((unsigned)fault->nth);
+}
+
+static void
+disarm(struct sim *s)
+{
+	s->fault.nth = 0;
+	s->fault.hit |= failheap_disarm();
+}
+
 void
 workload_run(const struct workload *w, const struct sim_fault *fault, struct world *ret)
 {
 	struct worker workers[WORKERS_MAX];
 	struct player p = { .w = w, .world = ret };
+	struct model_below below = setup_content(&w->setup);
 
 	memset(ret, 0, sizeof(*ret));
 	ret->sim.luck = w->luck;
-	model_init(&ret->model, &ret->sim, w->setup.most, w->setup.sectors, w->setup.backed);
+	failheap_arm(0);
+	model_init(&ret->model, &ret->sim, w->setup.most, w->setup.sectors, &below);
 	setup_make(&w->setup, &ret->sim, &ret->stack);
 	prefill(&p);
 	sim_record(&ret->sim);
 	if (start(&p)) {
-		if (fault)
-			ret->sim.fault = *fault;
+		arm(&ret->sim, fault);
 		co_group_init(&p.group);
 		for (unsigned i = 0; i < w->workers; i++) {
 			workers[i] = (struct worker){ &p, i };
@@ -315,8 +427,8 @@ workload_run(const struct workload *w, const struct sim_fault *fault, struct wor
 		stop(&p);
 	}
 	ret->sim.recording = false;
-	ret->sim.fault.nth = 0;
-	if (ret->sim.wrong)
+	disarm(&ret->sim);
+	if (*ret->sim.wrong)
 		complain(ret, "the driver", ret->sim.wrong);
 }
 

@@ -2,6 +2,10 @@
 /* tests/sim/setup.h - the kinds of images that are tried, made and opened by the
  * driver's own front door.
  *
+ * An image may have layers below: a base, which is a plain disk or an image, and
+ * another image between.  Each header names what is next; a commit changes that, and
+ * which layer the guest uses.
+ *
  * Context    coroutine on loop 0.
  */
 #ifndef TESTS_SIM_SETUP_H
@@ -10,36 +14,50 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tests/sim/model.h"
+
 struct disk;
 struct error;
 struct node;
 struct sim;
 
+enum layer { TOP, MID, BASE, LAYERS };
+
 struct setup {
 	unsigned cluster_bits, refcount_bits, version;
 	bool backed, lazy, extended, device, no_unref;
-	bool data_file, data_raw;
+	bool data_file, data_raw, preallocated;
+	bool base_image;	/* the base is an image itself */
+	bool mid;		/* there is one between; only with base_image */
 	uint64_t sectors;	/* of the guest's disk, at first */
 	uint64_t most;		/* and at most */
 	uint64_t fill;		/* sectors at its end that are written before it begins */
 };
 
-/* The disks of an image; NULL: it has none such. */
+/* The disks; NULL: there is none such. */
 struct stack {
-	struct disk *file, *data, *base;
+	struct disk *layer[LAYERS], *data;
 };
 
-/* And the nodes over them. */
+/* And the nodes over them.  image[] of a plain base is its file[]. */
 struct opened {
-	struct node *file, *data, *base, *image;
+	struct node *file[LAYERS], *data, *image[LAYERS];
 };
 
-/* New disks in s, and an image on them.  Aborts where that fails. */
+/* New disks in s; of device's size where the image is on a device. */
+void setup_disks(const struct setup *p, struct sim *s, uint64_t device_size,
+		 struct stack *ret);
+/* The same, with images on them.  Aborts where that fails. */
 void setup_make(const struct setup *p, struct sim *s, struct stack *ret);
 
-/* Names begin with prefix.  0 or -1. */
-int setup_open(const struct setup *p, const struct stack *k, const char *prefix, bool read_only,
-	       struct opened *ret, struct error **errp);
+bool setup_is_image(const struct setup *p, enum layer l);	/* not a plain disk */
+struct model_below setup_content(const struct setup *p);	/* of the layers below */
+/* By its header, what is below layer l; LAYERS: nothing. */
+enum layer setup_below(const struct setup *p, const struct stack *k, enum layer l);
+
+/* Open layer l as the guest's, and all below it.  Names begin with prefix.  0 or -1. */
+int setup_open(const struct setup *p, const struct stack *k, enum layer l, const char *prefix,
+	       bool read_only, struct opened *ret, struct error **errp);
 void setup_close(struct opened *o);
 
 /* One line for people, in memory that the next call overwrites. */

@@ -2,6 +2,7 @@
 #include "tests/sim/trial.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,28 +12,58 @@
 
 #include "aio/loop.h"
 
-enum { QEMU_EVERY = 4001, SHRINK_SECONDS = 20 };
+enum { SHRINK_SECONDS = 20 };
 
 struct run {
 	struct trial *t;
 	bool ok;
 };
 
+static int
+compare_longs(const void *a, const void *b)
+{
+	long x = *(const long *)a, y = *(const long *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The moments behind which more is asked of a state than before: something was
+ * acknowledged.  Returns their number. */
+static unsigned
+collect_promises(struct world *w, long **ret)
+{
+	const struct model *m = &w->model;
+	long *p = sim_alloc((m->n_flushes + 2 * m->n_snapshots + m->n_moves + 1) * sizeof(*p));
+	unsigned n = 0;
+
+	for (size_t i = 0; i < m->n_flushes; i++)
+		p[n++] = m->flushes[i].done;
+	for (size_t i = 0; i < m->n_snapshots; i++) {
+		if (m->snapshots[i].taken != LONG_MAX)
+			p[n++] = m->snapshots[i].taken;
+		if (m->snapshots[i].dropped != LONG_MAX)
+			p[n++] = m->snapshots[i].dropped;
+	}
+	for (size_t i = 0; i < m->n_moves; i++)
+		p[n++] = m->moves[i].at;
+	/* The end, whatever came of it. */
+	p[n++] = sim_tick(&w->sim);
+	qsort(p, n, sizeof(*p), compare_longs);
+	*ret = p;
+	return n;
+}
+
 static bool
 judge_world(struct trial *t, struct world *w)
 {
 	struct judge j = { .setup = &t->w.setup, .model = &w->model, .counts = t->counts,
-			   .qemu_img = t->qemu_img, .qemu_every = QEMU_EVERY };
+			   .qemu = t->qemu };
 	struct states s = { .plan = &t->plan, .sim = &w->sim, .judge = judge_state, .arg = &j,
 			    .from = t->end_only ? w->sim.now : 0 };
-	long *promises = calloc(w->model.n_flushes + 1, sizeof(*promises));
+	long *promises;
 	bool ok;
 
-	assert(promises);
-	for (size_t i = 0; i < w->model.n_flushes; i++)
-		promises[s.n_promises++] = w->model.flushes[i].done;
-	/* The end, whatever came of it. */
-	promises[s.n_promises++] = sim_tick(&w->sim);
+	s.n_promises = collect_promises(w, &promises);
 	s.promises = promises;
 	judge_start(&j);
 	ok = states_run(&s);

@@ -17,7 +17,7 @@ struct trial {
 	struct workload w;
 	struct states_plan plan;
 	struct judge_counts *counts;
-	const char *qemu_img;
+	struct qemu *qemu;
 	struct sim_fault fault;
 	bool end_only;		/* cuts at the end only */
 

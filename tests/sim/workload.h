@@ -35,7 +35,15 @@ enum step_kind {
 	STEP_BITMAP_REMOVE,
 	STEP_SNAPSHOT,		/* taken under the name of sector % 2 */
 	STEP_DROP,
+	STEP_COMMIT,		/* sector: one of enum commit_kind */
 	STEPS,
+};
+
+enum commit_kind {
+	COMMIT_NEXT,		/* the guest's layer into the one below, which it uses then */
+	COMMIT_BASE,		/* and into the lowest */
+	COMMIT_MID,		/* the layer below the guest's into the next */
+	COMMITS,
 };
 
 struct step {
@@ -57,7 +65,7 @@ struct world {
 	struct sim sim;
 	struct stack stack;
 	struct model model;
-	bool lost;		/* something failed that was said to be final */
+	bool lost;		/* what the guest's layer should have flushed */
 	const char *wrong;	/* seen while it ran; NULL: nothing */
 	char text[200];
 };
@@ -65,6 +73,7 @@ struct world {
 /* How many short ones of so many steps there are. */
 uint64_t workload_shorts(unsigned steps);
 
+/* false: there is no such, or its image has no layers for a step of it. */
 bool workload_short(struct workload *w, unsigned steps, uint64_t number);
 void workload_long(struct workload *w, uint64_t number);
 /* By its name; false: there is no such. */
