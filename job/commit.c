@@ -114,21 +114,8 @@ static int
 dirty_move(void *user, const struct copy_piece *p, void *buf, enum IoOperationType *ret_op)
 {
 	struct commit *s = user;
-	uint64_t off = p->off, end = p->off + p->len;
-	int err = 0;
+	int err = commit_top_catch_up(s->filter, p->off, p->len, buf, ret_op);
 
-	*ret_op = IO_OPERATION_TYPE_READ;
-	while (off < end && !err) {
-		struct extent x;
-
-		err = status(s, off, end - off, &x);
-		if (err)
-			return err;
-		if (x.flags & EXTENT_ALLOCATED)
-			err = commit_top_copy(s->filter, off, x.len,
-					      x.flags & EXTENT_ZERO, buf, ret_op);
-		off += x.len;
-	}
 	if (!err)
 		job_progress_add(&s->job, p->len);
 	return err;

@@ -34,6 +34,7 @@
 #include "base/planted.h"
 #include "block/driver.h"
 #include "block/filters/filter.h"
+#include "block/io.h"
 #include "block/node.h"
 #include "block/ranges.h"
 
@@ -43,7 +44,7 @@ struct commit_top {
 	enum mode mode;		/* changed with the gate held for writing */
 	bool grows, stopped;
 	struct co_rwlock gate;
-	struct ranges busy;	/* copies, and writes in BOTH and FINAL */
+	struct ranges busy;	/* catching up, and writes in BOTH and FINAL */
 	pthread_mutex_t lock;
 	struct bitmap *dirty;	/* NULL: not active */
 };
@@ -253,12 +254,9 @@ int
 commit_top_copy(struct node *filter, uint64_t off, uint64_t len, bool zero, void *buf,
 		enum IoOperationType *ret_op)
 {
-	struct commit_top *s = filter->state;
 	struct iov v = IOV_BUF(buf, len);
-	struct claim claim;
 	int err = 0;
 
-	ranges_claim(&s->busy, &claim, off, len, true);
 	*ret_op = IO_OPERATION_TYPE_READ;
 	if (!zero)
 		err = node_read(filter->file->child, off, &v);
@@ -266,6 +264,33 @@ commit_top_copy(struct node *filter, uint64_t off, uint64_t len, bool zero, void
 		*ret_op = IO_OPERATION_TYPE_WRITE;
 		err = zero ? node_zero(base_of(filter), off, len, IO_MAY_UNMAP)
 			   : node_write(base_of(filter), off, &v, 0);
+	}
+	return err;
+}
+
+/* What is there is looked at under the claim: else a write to both might come between,
+ * and zeroes that were there before it would go to base behind it. */
+int
+commit_top_catch_up(struct node *filter, uint64_t off, uint64_t len, void *buf,
+		    enum IoOperationType *ret_op)
+{
+	struct commit_top *s = filter->state;
+	uint64_t end = off + len;
+	struct claim claim;
+	int err = 0;
+
+	ranges_claim(&s->busy, &claim, off, len, true);
+	while (off < end && !err) {
+		struct extent x;
+
+		*ret_op = IO_OPERATION_TYPE_READ;
+		err = node_status_above(filter->file->child, base_of(filter), off, end - off,
+					true, &x);
+		if (!err && x.flags & EXTENT_ALLOCATED)
+			err = commit_top_copy(filter, off, x.len, x.flags & EXTENT_ZERO, buf,
+					      ret_op);
+		if (!err)
+			off += x.len;
 	}
 	ranges_release(&s->busy, &claim);
 	return err;

@@ -38,9 +38,13 @@ int commit_top_new(const struct commit_top_options *o, struct node *top,
 		   struct node *base, struct node **ret_filter, struct error **errp);
 
 /* Write what top shows at [off, off + len) into base: zeroes, or data by way of buf.
- * On failure *ret_op says which side failed. */
+ * On failure *ret_op says which side failed.  Nobody writes to top. */
 int commit_top_copy(struct node *filter, uint64_t off, uint64_t len, bool zero, void *buf,
 		    enum IoOperationType *ret_op);
+/* The same for a top that is written to; what no layer above base holds stays.  buf has
+ * room for len bytes. */
+int commit_top_catch_up(struct node *filter, uint64_t off, uint64_t len, void *buf,
+			enum IoOperationType *ret_op);
 
 /* The dirty set, at a granularity of COMMIT_TOP_GRANULE; active only. */
 enum { COMMIT_TOP_GRANULE = 65536 };
@@ -52,7 +56,7 @@ uint64_t commit_top_dirty(struct node *filter);
 
 /* From NOTE to BOTH.  Waits for writes in flight. */
 void commit_top_follow(struct node *filter);
-/* From BOTH to FINAL, unless something is dirty: then false.  No commit_top_copy()
+/* From BOTH to FINAL, unless something is dirty: then false.  No commit_top_catch_up()
  * is under way. */
 bool commit_top_settle(struct node *filter);
 

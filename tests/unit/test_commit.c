@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "block/filters/commit_top.h"
 #include "job/commit.h"
 #include "tests/support/failheap.h"
 
@@ -390,6 +391,56 @@ CHAIN_CASE(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer)
 	check_guest(c);
 }
 
+struct slow_write {
+	struct root *root;
+	uint64_t off;
+	int result;
+};
+
+static void
+write_slowly(void *arg)
+{
+	struct slow_write *w = arg;
+	uint8_t buf[1000];
+	struct iov v = IOV_BUF(buf, sizeof(buf));
+
+	memset(buf, 'g', sizeof(buf));
+	w->result = io_write(w->root, w->off, &v, 0);
+}
+
+CHAIN_CASE(zeroes_that_a_guest_is_writing_over_do_not_go_down_behind_it)
+{
+	struct commit_top_options o = { .active = true };
+	struct slow_write w = { c->guest, 5000, 1 };
+	uint8_t *buf = malloc(COMMIT_TOP_GRANULE);
+	enum IoOperationType op;
+	struct co_group group;
+	struct node *filter;
+
+	assert_int_equal(io_zero(c->guest, 0, COMMIT_TOP_GRANULE, 0), 0);
+	MUST(node_set_read_only(c->node[2], false, &err));
+	MUST(commit_top_new(&o, c->node[3], c->node[2], &filter, &err));
+	commit_top_follow(filter);
+	c->disk[3]->yields = 50;
+	co_group_init(&group);
+	assert_int_equal(co_group_start(&group, write_slowly, &w), 0);
+	for (int i = 0; i < 10; i++)
+		co_yield();
+	assert_int_equal(w.result, 1);	/* it is under way */
+	assert_int_equal(commit_top_catch_up(filter, 0, COMMIT_TOP_GRANULE, buf, &op), 0);
+	co_group_wait(&group);
+	assert_int_equal(w.result, 0);
+	assert_int_equal(node_pread(c->node[2], 5000, buf, 1000), 0);
+	assert_int_equal(buf[0], 'g');
+	assert_int_equal(buf[999], 'g');
+	memset(c->model, 0, COMMIT_TOP_GRANULE);
+	memset(c->model + 5000, 'g', 1000);
+	check_guest(c);
+	MUST(commit_top_remove(filter, &err));
+	node_unref(filter);
+	free(buf);
+}
+
 enum { GUESTS = 4, GUEST_WRITES = 150, STRIPE = 3000 };
 
 struct guest {
@@ -591,6 +642,7 @@ main(void)
 		CO_TEST(the_active_layer_goes_down_and_the_guest_with_it),
 		CO_TEST(nobody_may_write_to_the_active_layer_past_the_job),
 		CO_TEST(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer),
+		CO_TEST(zeroes_that_a_guest_is_writing_over_do_not_go_down_behind_it),
 		CO_TEST(guests_on_several_loops_lose_nothing),
 		CO_TEST(a_base_that_fails_while_ready_is_caught_up_with),
 		CO_TEST(an_active_commit_that_fails_keeps_the_active_layer),
