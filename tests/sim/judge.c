@@ -172,6 +172,51 @@ look(struct judge *j, const struct opened *o)
 	return !setup_is_image(j->setup, j->layer) || look_at_snapshots(j, n);
 }
 
+/* ---- qemu-img ---- */
+
+static bool
+is_due(const struct judge *j)
+{
+	return j->qemu && qemu_is_due(j->qemu);
+}
+
+/* Does it see what we see? */
+static bool
+compare(struct judge *j)
+{
+	const char *why = NULL;
+	struct opened o;
+	uint64_t size;
+	uint8_t *view;
+
+	if (!open_it(j, true, &o))
+		return false;
+	size = node_size(o.image[j->layer]);
+	view = sim_alloc(size);
+	if (!node_pread(o.image[j->layer], 0, view, size))
+		why = qemu_compare(j->qemu, j->setup, &j->stack, j->layer, view, size);
+	setup_close(&o);
+	free(view);
+	return why ? wrong(j, why, NULL) : true;
+}
+
+static bool
+check_by_qemu(struct judge *j)
+{
+	const char *why = qemu_check(j->qemu, j->setup, &j->stack, j->layer);
+
+	return why ? wrong(j, why, NULL) : true;
+}
+
+/* What is marked dirty is not checked before it is repaired. */
+static bool
+ask_qemu(struct judge *j, bool dirty)
+{
+	if (dirty || (j->qemu->checked + j->qemu->compared) % COMPARE_EVERY == 0)
+		return compare(j);
+	return check_by_qemu(j);
+}
+
 /* ---- repair ---- */
 
 static bool
@@ -191,7 +236,7 @@ repair(struct judge *j, bool dirty)
 	if (ok && c.leaks)
 		ok = wrong(j, "leaks again after repair", NULL);
 	setup_close(&o);
-	return ok;
+	return ok && (!dirty || !is_due(j) || check_by_qemu(j));
 }
 
 /* Work on copies, which stay as they are for who comes next. */
@@ -234,7 +279,7 @@ cut_repairs(struct judge *j, bool dirty)
 	return ok;
 }
 
-/* ---- the others' opinion, and going on ---- */
+/* ---- going on ---- */
 
 static bool
 write_on(struct judge *j)
@@ -269,38 +314,6 @@ write_on(struct judge *j)
 	return ok || wrong(j, "is corrupt once it was written to", NULL);
 }
 
-/* Does qemu-img see what we see? */
-static bool
-compare(struct judge *j)
-{
-	const char *why = NULL;
-	struct opened o;
-	uint64_t size;
-	uint8_t *view;
-
-	if (!open_it(j, true, &o))
-		return false;
-	size = node_size(o.image[j->layer]);
-	view = sim_alloc(size);
-	if (!node_pread(o.image[j->layer], 0, view, size))
-		why = qemu_compare(j->qemu, j->setup, &j->stack, j->layer, view, size);
-	setup_close(&o);
-	free(view);
-	return why ? wrong(j, why, NULL) : true;
-}
-
-/* What is marked dirty is not checked before it is repaired. */
-static bool
-ask_qemu(struct judge *j, bool dirty)
-{
-	const char *why;
-
-	if (dirty || (j->qemu->checked + j->qemu->compared) % COMPARE_EVERY == 0)
-		return compare(j);
-	why = qemu_check(j->qemu, j->setup, &j->stack, j->layer);
-	return why ? wrong(j, why, NULL) : true;
-}
-
 /* ---- a state ---- */
 
 static void
@@ -328,7 +341,7 @@ judge_closely(struct judge *j, struct states *s, bool dirty, bool leaks)
 
 	if (!setup_is_image(j->setup, j->layer))
 		return true;
-	if (j->qemu && qemu_is_due(j->qemu) && !ask_qemu(j, dirty))
+	if (is_due(j) && !ask_qemu(j, dirty))
 		return false;
 	if (!j->nested && n % CUT_REPAIR_EVERY == 0 && !cut_repairs(j, dirty))
 		return false;
