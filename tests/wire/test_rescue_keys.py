@@ -2,7 +2,7 @@
 """quoin rescue: where keys come from, which of them fits which layer, and what is said of it."""
 import json
 import os
-import subprocess
+import shutil
 
 import peers
 import pytest
@@ -71,6 +71,25 @@ def test_a_key_may_hold_any_byte(tmp):
         (tmp / 'bytes').write_bytes(b'abc' + tail)
         r = rescue(tmp, '--list', '--key-file', tmp / 'bytes', image, key=None)
         assert r.status == status, (tail, r.err)
+
+
+def test_there_is_a_limit_to_keys(tmp):
+    (tmp / 'key').write_text(PASSWORD)
+    r = rescue(tmp, *['--key-file', tmp / 'key'] * 257, 'a', 'b', key=None)
+    assert r.status == 1 and 'More than 256 keys were given' in r.err
+
+
+@pytest.mark.skipif(not shutil.which('setpriv'), reason='no setpriv is installed')
+@pytest.mark.skipif('san' in quoin.QUOIN, reason='a sanitizer stands in for mlock()')
+@pytest.mark.parametrize('limit, said', [(0, True), (1 << 20, False)])
+def test_a_limit_on_locked_memory_that_is_too_low_is_said(tmp, limit, said):
+    image = standard(tmp, 'qcow2')[1]
+    (tmp / 'key').write_text(PASSWORD)
+    root = ['setpriv', '--bounding-set', '-ipc_lock', '--inh-caps', '-ipc_lock']
+    r = quoin.run(*(root if os.geteuid() == 0 else []), 'prlimit', '--memlock=%d:%d' % (limit, limit),
+                  quoin.QUOIN, 'rescue', '--list', '--key-file', tmp / 'key', image, tmp=tmp)
+    assert r.status == 0, r.err
+    assert ('too low to keep keys out of swap' in r.err) == said
 
 
 # ---- ends of lines ----
