@@ -50,6 +50,7 @@ evidence_object(struct report *r, const struct judge_report *j)
 	member_number(o, "zero-sectors", j->zero, &r->failed);
 	member_number(o, "text-sectors", j->text, &r->failed);
 	member_number(o, "unencrypted-sectors", j->unencrypted, &r->failed);
+	member_number(o, "places", j->places, &r->failed);
 	member_bool(o, "boot-mark", j->signatures.boot_mark, &r->failed);
 	for (unsigned i = 0; i < j->signatures.count; i++)
 		member_append(structures, structure_object(r, &j->signatures.found[i]), &r->failed);

@@ -41,10 +41,10 @@ judge_is_clear(const uint8_t data[512])
 	return is_clear(judge_measure(data));
 }
 
-static bool
-is_text(const uint8_t data[512])
+bool
+judge_is_text(const uint8_t *data, size_t len)
 {
-	for (size_t i = 0; i < 512; i++)
+	for (size_t i = 0; i < len; i++)
 		if ((data[i] < 0x20 || data[i] > 0x7e) && data[i] != '\n' &&
 		    data[i] != '\r' && data[i] != '\t')
 			return false;
@@ -84,8 +84,24 @@ count_sample(const struct cipher *c, const struct judge_sample *s, struct judge_
 	r->clear++;
 	if (bytes_are_zero(plain, sizeof(plain)))
 		r->zero++;
-	else if (is_text(plain))
+	else if (judge_is_text(plain, sizeof(plain)))
 		r->text++;
+}
+
+static void
+count_places(const struct judge_sample *samples, size_t n, struct judge_report *r)
+{
+	uint64_t last = UINT64_MAX;
+
+	for (size_t i = 0; i < n; i++) {
+		uint64_t place = samples[i].sector / JUDGE_PLACE;
+
+		if (samples[i].unencrypted || place == last)
+			continue;
+		r->places++;
+		r->start |= place < JUDGE_START;
+		last = place;
+	}
 }
 
 bool
@@ -157,6 +173,9 @@ describe(struct judge_report *r)
 			put(&w, " (%zu zero, %zu text)", r->zero, r->text);
 	} else if (r->sampled) {
 		put(&w, "all of %zu sampled sectors are noise", r->sampled);
+		if (r->verdict == VERDICT_UNKNOWN && !r->signatures.boot_mark)
+			put(&w, ", which is too little to tell: they lie in %zu %s of 64 KiB",
+			    r->places, r->places == 1 ? "place" : "places");
 	} else if (!r->unencrypted) {
 		put(&w, "no encrypted sector is there to judge by");
 	} else {
@@ -186,6 +205,13 @@ read_plain(void *user, uint64_t sector, uint8_t data[512])
 	return true;
 }
 
+/* Would noise only be a surprise, if the key was right? */
+static bool
+is_enough(const struct judge_report *r)
+{
+	return r->sampled >= JUDGE_ENOUGH && (r->places >= JUDGE_PLACES || r->start);
+}
+
 static enum verdict
 decide(const struct judge_report *r)
 {
@@ -193,7 +219,7 @@ decide(const struct judge_report *r)
 		return VERDICT_PLAUSIBLE;
 	if (!r->sampled && !r->unencrypted)
 		return VERDICT_PLAUSIBLE;	/* nothing is encrypted: any key will do */
-	if (r->odd || r->signatures.boot_mark || r->sampled < JUDGE_ENOUGH)
+	if (r->odd || r->signatures.boot_mark || !is_enough(r))
 		return VERDICT_UNKNOWN;
 	return VERDICT_IMPLAUSIBLE;
 }
@@ -207,6 +233,7 @@ judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 	*ret = (struct judge_report){ 0 };
 	for (size_t i = 0; i < n; i++)
 		count_sample(c, &samples[i], ret);
+	count_places(samples, n, ret);
 	signature_search(read_plain, &l, disk->sectors, &ret->signatures);
 	ret->verdict = decide(ret);
 	describe(ret);

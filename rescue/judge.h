@@ -18,10 +18,14 @@
  *
  *	plausible	a structure, a clear sector, or 3 odd ones
  *			less than 2^-42
- *	unknown		1 or 2 odd sectors; a lone boot mark (55 AA); fewer than
- *			64 sectors and all of them noise
- *			less than 2^-15, but for the images that small
- *	implausible	all of the rest: at least 64 sectors, all of them noise
+ *	unknown		1 or 2 odd sectors; a lone boot mark (55 AA); or all of them
+ *			noise, but fewer than 64 sectors, or from fewer than 16
+ *			places of 64 KiB, none of them within the disk's first MiB
+ *			less than 2^-15, but for layers that small
+ *	implausible	all of the rest: enough sectors, all of them noise
+ *
+ * Single files are noise, compressed ones, and a layer may store no more than that; the
+ * start of a disk or of its first partition hardly ever is, nor are 16 places at once.
  *
  * A disk whose own content is noise from end to end (encrypted by the guest
  * without any header) gives the same picture as a wrong key.  Nothing can tell
@@ -44,6 +48,9 @@ struct cipher;
 enum {
 	JUDGE_SAMPLES = 4096,	/* sectors; all of an image that has no more */
 	JUDGE_ENOUGH = 64,	/* sectors of noise that condemn a key */
+	JUDGE_PLACES = 16,	/* that they must come from at least */
+	JUDGE_PLACE = 128,	/* sectors of a place */
+	JUDGE_START = 17,	/* places where disks and first partitions start */
 	JUDGE_GLANCE = 64,	/* sectors of a first look */
 	JUDGE_EVIDENCE = 600,
 };
@@ -69,6 +76,8 @@ struct judge_report {
 	size_t sampled;		/* ciphertext sectors that were decrypted */
 	size_t noise;		/* ... to noise */
 	size_t odd, clear, zero, text;	/* zero and text are clear, clear are odd */
+	size_t places;		/* of JUDGE_PLACE sectors, where they come from */
+	bool start;		/* one of these is at the start of a disk or partition */
 	size_t unencrypted;	/* sampled, but no ciphertext: not decrypted */
 	struct signatures signatures;
 	char evidence[JUDGE_EVIDENCE];	/* one line, for people */
@@ -77,7 +86,7 @@ struct judge_report {
 /* Look at n samples once, before any number of keys is judged by them. */
 void judge_prepare(struct judge_sample *samples, size_t n);
 
-/* Judge a key by n samples.  The samples are left as they are. */
+/* Judge a key by n samples, in ascending order.  They are left as they are. */
 void judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 	       const struct judge_disk *disk, struct judge_report *ret);
 
@@ -88,6 +97,9 @@ bool judge_glance(const struct cipher *c, const struct judge_sample *samples, si
 /* A sector's measure, and whether that is clear; see above. */
 unsigned judge_measure(const uint8_t data[512]);
 bool judge_is_clear(const uint8_t data[512]);
+
+/* Is it all ASCII text? */
+bool judge_is_text(const uint8_t *data, size_t len);
 
 /* "plausible", "implausible" or "not-judged". */
 const char *judge_verdict_name(enum verdict v);

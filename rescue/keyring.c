@@ -235,8 +235,7 @@ try_key(struct search *s, const struct key *k, struct error **errp)
 static bool
 answered(const struct search *s)
 {
-	return found(s) || (s->best.judged && (s->ring->accept_unverified ||
-					       s->best.report.verdict == VERDICT_UNKNOWN));
+	return found(s) || (s->best.judged && s->ring->accept_unverified);
 }
 
 static int
@@ -255,7 +254,9 @@ ask(struct search *s, struct error **errp)
 		/* Other layers may have the same. */
 		if (answered(s))
 			return keyring_add(s->ring, STEAL(k), errp);
-		say(s->ring, "This cannot be the password: %s",
+		say(s->ring, "This %s the password: %s",
+		    s->best.judged && s->best.report.verdict == VERDICT_UNKNOWN
+			    ? "can hardly be shown to be" : "cannot be",
 		    s->is_luks ? "it opens no key slot" : s->best.report.evidence);
 	}
 	return 0;

@@ -52,10 +52,18 @@ weigh_ivs(const uint8_t plain[512], uint64_t diff)
 	return bits > FILE_IV_MAX ? FILE_IV_MAX : bits < -FILE_IV_MAX ? -FILE_IV_MAX : bits;
 }
 
+/* Is its end, at least, text or one byte over and over? */
+static bool
+is_even(const uint8_t plain[512])
+{
+	return judge_is_text(plain + BLOCK, 512 - BLOCK) ||
+	       !memcmp(plain + BLOCK, plain + BLOCK + 1, 512 - BLOCK - 1);
+}
+
 struct mixed_vote
 mixed_look(const struct cipher *c, uint64_t guest, uint64_t file, const uint8_t stored[512])
 {
-	struct mixed_vote v = { { 0 } };
+	struct mixed_vote v = { .leaning = 0 };
 	uint8_t plain[512];
 
 	if (judge_is_clear(stored)) {
@@ -67,7 +75,9 @@ mixed_look(const struct cipher *c, uint64_t guest, uint64_t file, const uint8_t 
 	if (!judge_is_clear(plain))
 		return v;
 	v.weight[MIXED_PLAIN] = -SURE;
-	v.weight[MIXED_FILE_IV] = (int16_t)weigh_ivs(plain, guest ^ file);
+	v.leaning = (int16_t)weigh_ivs(plain, guest ^ file);
+	if (is_even(plain))
+		v.weight[MIXED_FILE_IV] = v.leaning;
 	return v;
 }
 
@@ -151,7 +161,7 @@ end(const struct course *last)
 static enum mixed_reading
 settle(enum mixed_reading r, const struct mixed_vote *v)
 {
-	return r == MIXED_FILE_IV && v->weight[r] < FILE_IV_MIN ? MIXED_USUAL : r;
+	return r == MIXED_FILE_IV && v->leaning < FILE_IV_MIN ? MIXED_USUAL : r;
 }
 
 int

@@ -11,11 +11,14 @@
  * Each sector of a cluster is looked at, and votes: what is not noise as it is stored
  * was never encrypted (rescue/judge.h); of one that decrypts to something else than
  * noise, the two IVs give two versions of a few bytes, and the one whose bytes are the
- * more frequent ones in the rest of the sector is the likelier.  The cheapest course
- * through the cluster that explains the votes decides, where each change has its price:
- * so a single odd sector changes nothing, a run of them does.  What decrypts to noise
- * votes for nothing: between plain sectors it is taken for plain, as whole clusters
- * were, and its IV is taken to be the usual one, as it is for what the guest wrote.
+ * more frequent ones in the rest of the sector is the likelier.  That holds where a
+ * sector is the same all over, zeroes or text; of tables and programs, whose first bytes
+ * may be of their own kind, it says too little to vote.  The cheapest course through the
+ * cluster that explains the votes decides, where each change has its price: so a single
+ * odd sector changes nothing, a run of them does.  Within a run that has the file's IV
+ * the tables and programs go with it that prefer it.  What decrypts to noise says
+ * nothing: between plain sectors it is taken for plain, as whole clusters were, and its
+ * IV is taken to be the usual one, as it is for what the guest wrote.
  *
  * Units      offsets and lengths are bytes on the guest disk, whole sectors.
  * Context    any thread; a struct mixed that is complete may be read by many.
@@ -37,6 +40,7 @@ enum mixed_reading { MIXED_USUAL, MIXED_FILE_IV, MIXED_PLAIN, MIXED_READINGS };
 /* How one sector votes: bits of evidence against the usual reading. */
 struct mixed_vote {
 	int16_t weight[MIXED_READINGS];	/* that of MIXED_USUAL is 0 */
+	int16_t leaning;		/* to the file's IV, if others vote for that */
 };
 
 struct mixed_range {

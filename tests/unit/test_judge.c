@@ -101,7 +101,10 @@ test_five_thousand_wrong_keys_are_all_refused(void **state)
 	for (uint64_t at = 100; at < im.size; at += KIT_CLUSTER)
 		memcpy(im.data + at, "some text", 9);
 	kit_sample(&im);
+	/* Fewer of them, from all over it. */
 	im.n = 512;
+	for (size_t i = 0; i < im.n; i++)
+		im.samples[i] = im.samples[i * JUDGE_SAMPLES / im.n];
 	kit_seed = 2;
 	kit_wrong_keys(&im, 5000, count);
 	print_message("    5000 wrong keys: %u plausible, %u unknown, %u implausible\n",
@@ -180,6 +183,29 @@ test_noise_is_refused_and_a_little_noise_cannot_be_judged(void **state)
 	kit_done(&im);
 }
 
+/* The right key, where a layer stores no more than a compressed file. */
+static void
+test_noise_from_few_places_cannot_be_judged_but_at_the_start(void **state)
+{
+	struct kit_disk im;
+	struct judge_report r;
+
+	kit_seed = 7;
+	kit_new(&im, 4 << 20);
+	kit_noise(im.data + (2 << 20), (JUDGE_PLACES - 1) * KIT_CLUSTER);
+	kit_sample(&im);
+	assert_int_equal(kit_judge(&im, kit_right_key, &r), VERDICT_UNKNOWN);
+	assert_int_equal(r.places, JUDGE_PLACES - 1);
+	assert_non_null(strstr(r.evidence, "they lie in 15 places of 64 KiB"));
+	kit_done(&im);
+
+	kit_new(&im, 4 << 20);
+	kit_noise(im.data, KIT_CLUSTER);
+	kit_sample(&im);
+	assert_int_equal(kit_judge(&im, kit_right_key, &r), VERDICT_IMPLAUSIBLE);
+	kit_done(&im);
+}
+
 static void
 test_a_lone_boot_mark_cannot_be_judged(void **state)
 {
@@ -254,6 +280,7 @@ main(void)
 		cmocka_unit_test(test_file_systems_are_told_by_the_right_key_only),
 		cmocka_unit_test(test_partitions_of_a_gpt_are_looked_into),
 		cmocka_unit_test(test_noise_is_refused_and_a_little_noise_cannot_be_judged),
+		cmocka_unit_test(test_noise_from_few_places_cannot_be_judged_but_at_the_start),
 		cmocka_unit_test(test_a_lone_boot_mark_cannot_be_judged),
 		cmocka_unit_test(test_one_sector_of_zeroes_in_noise_is_enough),
 		cmocka_unit_test(test_an_image_without_ciphertext_needs_no_key),

@@ -27,7 +27,7 @@ STRUCTURE = {'name': (str, True), 'offset': (int, True)}
 EVIDENCE = {'verdict': (str, True), 'sampled-sectors': (int, True), 'noise-sectors': (int, True),
             'odd-sectors': (int, True), 'clear-sectors': (int, True), 'zero-sectors': (int, True),
             'text-sectors': (int, True), 'unencrypted-sectors': (int, True),
-            'boot-mark': (bool, True), 'structures': ([STRUCTURE], True)}
+            'places': (int, True), 'boot-mark': (bool, True), 'structures': ([STRUCTURE], True)}
 KEY = {'state': (str, True), 'tried': (int, True), 'origin': (str, False), 'form': (str, False),
        'slot': (int, False), 'evidence': (EVIDENCE, False)}
 MIXED = {'offset': (int, True), 'length': (int, True), 'reading': (str, True)}
