@@ -238,6 +238,18 @@ answered(const struct search *s)
 	return found(s) || (s->best.judged && s->ring->accept_unverified);
 }
 
+static void
+say_wrong(const struct search *s)
+{
+	if (s->is_luks)
+		say(s->ring, "This is not the password: it opens no key slot");
+	else if (s->best.report.verdict == VERDICT_UNKNOWN)
+		say(s->ring, "It cannot be judged whether this is the password: %s",
+		    s->best.report.evidence);
+	else
+		say(s->ring, "This cannot be the password: %s", s->best.report.evidence);
+}
+
 static int
 ask(struct search *s, struct error **errp)
 {
@@ -254,10 +266,7 @@ ask(struct search *s, struct error **errp)
 		/* Other layers may have the same. */
 		if (answered(s))
 			return keyring_add(s->ring, STEAL(k), errp);
-		say(s->ring, "This %s the password: %s",
-		    s->best.judged && s->best.report.verdict == VERDICT_UNKNOWN
-			    ? "can hardly be shown to be" : "cannot be",
-		    s->is_luks ? "it opens no key slot" : s->best.report.evidence);
+		say_wrong(s);
 	}
 	return 0;
 }

@@ -40,7 +40,6 @@
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
 #include "rescue/list.h"
-#include "rescue/mixed.h"
 #include "rescue/options.h"
 #include "rescue/phase.h"
 #include "rescue/plan.h"
@@ -52,7 +51,6 @@
 enum {
 	LOOPS_MAX = 8,
 	LINE = 2048,
-	SHOWN_MAX = 20,		/* ranges, of one layer */
 	RECORD_BYTES = 16 * 1024 * 1024,
 	RECORD_POLL_NS = 20 * 1000 * 1000,
 	SHOW_NS = 200 * 1000 * 1000,
@@ -280,79 +278,16 @@ end_progress(struct run *r, int result)
 	return result;
 }
 
-/* ---- how sectors are stored ---- */
-
-static void
-say_mixed(struct run *r, const struct layer *l)
-{
-	char plain[PROGRESS_BYTES], iv[PROGRESS_BYTES];
-	const struct mixed *m = l->mixed;
-
-	progress_format_bytes(m->bytes[MIXED_PLAIN], plain);
-	progress_format_bytes(m->bytes[MIXED_FILE_IV], iv);
-	sayf(r, "%s: %s are not encrypted, and %s with the IV of their place in the file%s",
-	     l->image->filename, plain, iv, m->n ? "; they are read so:" : "");
-	for (size_t i = 0; i < m->n && i < SHOWN_MAX; i++)
-		sayf(r, "    bytes %" PRIu64 " to %" PRIu64 " of the disk: %s", m->range[i].off,
-		     m->range[i].off + m->range[i].len - 1,
-		     mixed_reading_name(m->range[i].reading));
-	if (m->n > SHOWN_MAX)
-		sayf(r, "    and %zu places more, which --json lists", m->n - SHOWN_MAX);
-}
-
-static int
-survey_all(struct run *r)
-{
-	for (unsigned i = 0; i < r->layers.count; i++) {
-		struct survey s = { &r->layers.layer[i], &r->progress, &r->signo };
-
-		if (layer_is_aes(s.layer) && survey_run(&s, r->errp) < 0)
-			return -1;
-	}
-	return 0;
-}
-
 static int
 survey(struct run *r)
 {
-	uint64_t bytes = 0;
+	struct survey s = { &r->layers, &r->progress, &r->signo };
 
-	for (unsigned i = 0; i < r->layers.count; i++)
-		if (layer_is_aes(&r->layers.layer[i]))
-			bytes += node_size(r->layers.layer[i].node);
-	start_progress(r, "looking: ", bytes);
-	if (end_progress(r, survey_all(r)) < 0)
+	start_progress(r, "looking: ", survey_work(&s));
+	if (end_progress(r, survey_run(&s, r->errp)) < 0)
 		return -1;
-	for (unsigned i = 0; i < r->layers.count; i++)
-		if (layer_is_aes(&r->layers.layer[i]))
-			say_mixed(r, &r->layers.layer[i]);
+	survey_tell(&r->layers, r->o->say);
 	return 0;
-}
-
-/* Without that, what seems to be stored otherwise is counted as it passes. */
-static void
-watch(struct run *r, bool on)
-{
-	for (unsigned i = 0; i < r->layers.count; i++) {
-		struct layer *l = &r->layers.layer[i];
-
-		l->watch = on && l->cipher && layer_is_aes(l);
-		if (on)
-			l->first_suspect = UINT64_MAX;
-	}
-}
-
-static void
-say_suspects(const struct run *r)
-{
-	for (unsigned i = 0; i < r->layers.count; i++) {
-		const struct layer *l = &r->layers.layer[i];
-
-		if (l->suspects)
-			sayf(r, "%s: %" PRIu64 " sectors look as if they were stored otherwise, the "
-			     "first at byte %" PRIu64 " of the disk; --mixed-encryption looks closer",
-			     l->image->filename, l->suspects, l->first_suspect);
-	}
 }
 
 /* ---- the copy ---- */
@@ -419,11 +354,12 @@ copy(struct run *r)
 {
 	int result;
 
-	watch(r, true);
+	survey_watch(&r->layers, !r->o->mixed);
 	start_progress(r, NULL, plan_work(&r->plan));
 	result = end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
-	watch(r, false);
-	say_suspects(r);
+	survey_watch(&r->layers, false);
+	if (!r->o->mixed)
+		survey_tell(&r->layers, r->o->say);
 	return result;
 }
 

@@ -317,6 +317,26 @@ def test_an_empty_answer_counts_as_a_wrong_one(tmp):
     assert t.end() == 0
 
 
+def test_what_cannot_be_judged_is_asked_for_again(tmp):
+    image = encrypt(tmp, 'qcow', noise(tmp / 'plain', 16 * 1024), tmp / 'image')
+    t = Terminal(tmp, 'rescue', image, tmp / 'out')
+    for answer in ('wrong', PASSWORD, PASSWORD):
+        t.expect('Password for')
+        t.wait_for_silence()
+        t.send(answer + '\n')
+        t.expect('It cannot be judged whether this is the password: all of 32 sampled sectors')
+    t.expect('--accept-unverified-key')
+    assert t.end() == 4
+    t = Terminal(tmp, 'rescue', '--accept-unverified-key', image, tmp / 'out')
+    t.expect('Password for')
+    t.wait_for_silence()
+    t.send(PASSWORD + '\n')
+    t.expect('the password is taken unverified')
+    t.expect('whole and on disk')
+    assert t.end() == 0
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
 def test_wrong_answers_are_not_kept_for_other_layers(tmp):
     top = chain(tmp, ['first', 'second'])
     t = Terminal(tmp, 'rescue', top, tmp / 'out')
