@@ -137,7 +137,7 @@ test_what_differs_in_one_byte_is_none_of_them(void **state)
 				if (b->len < 4 && !(b->len == 2 && b->text[0] == '\x55') &&
 				    !(b->len == 2 && b->text[0] == '\x53'))
 					continue;
-				if (!memcmp(b->text, "\0\1\0\0", 4))
+				if (b->len == 4 && !memcmp(b->text, "\0\1\0\0", 4))
 					continue;
 				n_sectors = 0;
 				put_kind(i, 0);
