@@ -141,12 +141,17 @@ prepare(struct nbd_handle *h, const struct nbd_client *c)
 	return lib.nbd_add_meta_context(h, c->context);
 }
 
-static void
-learn(struct nbd_handle *h, const struct nbd_client *c, struct nbd_client_export *x)
+static int
+learn(struct nbd_handle *h, const struct nbd_client *c, struct nbd_client_export *x,
+      struct error **errp)
 {
 	int64_t size = lib.nbd_get_size(h), v;
 
-	x->size = size > 0 ? (uint64_t)size : 0;
+	if (size < 0) {
+		error_set(errp, "The NBD server tells no size that a disk can have");
+		return -EPROTO;
+	}
+	x->size = (uint64_t)size;
 	v = lib.nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
 	x->min_block = v > 0 ? (uint32_t)v : 0;
 	v = lib.nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED);
@@ -161,6 +166,7 @@ learn(struct nbd_handle *h, const struct nbd_client *c, struct nbd_client_export
 	x->fast_zero = lib.nbd_can_fast_zero(h) > 0;
 	x->multi = lib.nbd_can_multi_conn(h) > 0;
 	x->status = lib.nbd_can_meta_context(h, c->context) > 0;
+	return 0;
 }
 
 /* Shake hands over fd, which stays ours. */
@@ -203,6 +209,8 @@ nbd_dial(const struct nbd_client *c, int64_t deadline_ns, struct nbd_line *ret_l
 	if (r < 0)
 		return r;
 	r = speak(h, fd, deadline_ns, errp);
+	if (r >= 0)
+		r = learn(h, c, ret_export, errp);
 	if (r < 0) {
 		(void)shutdown(fd, SHUT_RDWR);
 		close(fd);
@@ -211,7 +219,6 @@ nbd_dial(const struct nbd_client *c, int64_t deadline_ns, struct nbd_line *ret_l
 	}
 	if (tunnel)
 		nbd_tunnel_rest(tunnel);
-	learn(h, c, ret_export);
 	*ret_line = (struct nbd_line){ .handle = STEAL(h), .fd = fd, .tunnel = tunnel };
 	return 0;
 }

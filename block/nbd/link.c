@@ -78,10 +78,27 @@ on_completed(void *command, int *error)
 	struct nbd_client_command *k = command;
 
 	if (*error != ENOTCONN) {
+		bool whole = k->op != NBD_CLIENT_READ || k->covered == k->len;
+
 		list_remove(&k->in_link);
-		command_done(k, -*error);
+		command_done(k, *error || whole ? -*error : -EIO);
 	}
 	return 1;
+}
+
+/* A piece of what is read came, of data or a hole.  libnbd has seen to it that it lies
+ * within; that nothing is left out is for us to see. */
+static int
+on_chunk(void *command, const void *buf, size_t len, uint64_t offset, unsigned status, int *error)
+{
+	struct nbd_client_command *k = command;
+
+	(void)buf;
+	(void)offset;
+	(void)error;
+	if (status != LIBNBD_READ_ERROR)
+		k->covered += len;
+	return 0;
 }
 
 static int
@@ -103,10 +120,13 @@ ask(struct nbd_handle *h, struct nbd_client_command *k)
 {
 	nbd_completion_callback done = { .callback = on_completed, .user_data = k };
 	nbd_extent_callback extents = { .callback = on_extents, .user_data = k };
+	nbd_chunk_callback chunks = { .callback = on_chunk, .user_data = k };
 
 	switch (k->op) {
 	case NBD_CLIENT_READ:
-		return lib.nbd_aio_pread(h, k->buf, k->len, k->off, done, k->flags);
+		k->covered = 0;
+		return lib.nbd_aio_pread_structured(h, k->buf, k->len, k->off, chunks, done,
+						    k->flags);
 	case NBD_CLIENT_WRITE:
 		return lib.nbd_aio_pwrite(h, k->buf, k->len, k->off, done, k->flags);
 	case NBD_CLIENT_ZERO:

@@ -139,6 +139,7 @@ struct nbd_client_command {
 	struct list in_link;		/* link->waiting or ->asked */
 	struct co *waiter;
 
+	uint64_t covered;		/* of a read: bytes that came */
 	/* Valid once done. */
 	int result;			/* 0 or -errno */
 	uint64_t extent_len;		/* of a status: the first extent; 0: none came */

@@ -138,12 +138,30 @@ extent_flags(uint32_t state)
 	       (state & LIBNBD_STATE_ZERO ? EXTENT_ZERO : 0u);
 }
 
+/* An extent that does not end with a block, against the protocol, counts as far as its
+ * whole blocks; less than one is data, whatever it is said to be. */
+static void
+set_extent(const struct nbd_client_command *k, uint32_t align, struct extent *x)
+{
+	/* A server may tell of more than it was asked about. */
+	uint64_t len = round_down(min_u64(k->extent_len, k->len), align);
+
+	if (len)
+		x->flags = EXTENT_ALLOCATED | EXTENT_MAPPED | extent_flags(k->extent_flags);
+	else
+		len = align;
+	x->len = min_u64(x->len, k->off + len - x->host);
+}
+
+/* Asked in whole blocks, which the node's size is made of. */
 int
 nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, struct extent *x)
 {
 	struct nbd_client *c = n->state;
+	uint32_t align = n->limits.align;
 	struct nbd_client_command k = {
-		.op = NBD_CLIENT_STATUS, .off = off, .flags = LIBNBD_CMD_FLAG_REQ_ONE,
+		.op = NBD_CLIENT_STATUS, .off = round_down(off, align),
+		.flags = LIBNBD_CMD_FLAG_REQ_ONE,
 	};
 	int r;
 
@@ -152,14 +170,11 @@ nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, st
 			      .flags = EXTENT_ALLOCATED | EXTENT_MAPPED | EXTENT_DATA };
 	if (!c->export.status)
 		return 0;
-	k.len = min_u64(len, round_down(UINT32_MAX, n->limits.align));
+	k.len = min_u64(round_up(off + len, align) - k.off, round_down(UINT32_MAX, align));
 	r = run(c, &k);
 	if (!r && !k.extent_len)
 		r = -EIO;
-	if (!r) {
-		/* A server may tell of more than it was asked about. */
-		x->len = min_u64(k.extent_len, k.len);
-		x->flags = EXTENT_ALLOCATED | EXTENT_MAPPED | extent_flags(k.extent_flags);
-	}
+	if (!r)
+		set_extent(&k, align, x);
 	return r;
 }

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -242,6 +243,55 @@ def test_connections_are_many_where_the_server_allows_it(start, tmp):
             assert job_error(d, 'j') is None
             assert (s.connections > 1) == (multi and os.cpu_count() > 1)
             d.stop()
+
+
+def test_requests_are_as_long_as_the_server_takes_them(start, tmp, kit):
+    """One that refuses what is longer or between its blocks sees nothing of either."""
+    disk = tmp / 'disk.raw'
+    disk.write_bytes(content())
+    path = kit('--filter=blocksize-policy', 'file', disk, 'blocksize-minimum=512',
+               'blocksize-preferred=4096', 'blocksize-maximum=64K', 'blocksize-error-policy=error')
+    d = start()
+    add(d, path)
+    own = served(d, tmp)
+    with nbdraw.connect(own, 'e') as c:
+        c.request(nbdraw.READ, 1001, 3 * MIB)
+        error, _, data = c.simple(3 * MIB)
+        assert not error and data == content()[1001:1001 + 3 * MIB]
+        c.request(nbdraw.WRITE, 999, MIB, data=b'w' * MIB)
+        assert c.simple()[0] == 0
+        c.request(nbdraw.WRITE_ZEROES, 2 * MIB - 3, MIB)
+        assert c.simple()[0] == 0
+    d.stop(status=None)
+    expected = bytearray(content())
+    expected[999:999 + MIB] = b'w' * MIB
+    expected[2 * MIB - 3:3 * MIB - 3] = bytes(MIB)
+    assert disk.read_bytes() == expected
+
+
+def test_requests_beyond_4_gib(start, tmp, kit):
+    """Which the protocol's 32 bits do not hold: zeroes, trims, status."""
+    log = tmp / 'log'
+    path = kit('--filter=log', 'memory', '10G', 'logfile=%s' % log)
+    d = start()
+    add(d, path, discard='unmap')
+    own = served(d, tmp)
+    with nbdraw.connect(own, 'e', extended=True, meta=('base:allocation',)) as c:
+        c.request(nbdraw.WRITE, 9 << 30, 512, flags=nbdraw.PAYLOAD_LEN, data=b'x' * 512)
+        assert c.chunks() == [(nbdraw.CHUNK_NONE, b'')]
+        for kind in (nbdraw.WRITE_ZEROES, nbdraw.TRIM):
+            c.request(kind, 1 << 30, (8 << 30) + 256)
+            assert c.chunks() == [(nbdraw.CHUNK_NONE, b'')]
+        c.request(nbdraw.READ, 9 << 30, 512)
+        assert c.chunks()[-1][1][8:] == bytes(256) + b'x' * 256
+        c.request(nbdraw.BLOCK_STATUS, 0, 10 << 30)
+        kind, payload = c.chunks()[-1]
+        extents = struct.unpack('>%dQ' % ((len(payload) - 8) // 8), payload[8:])
+        assert kind == nbdraw.CHUNK_STATUS_EXT and sum(extents[::2]) > 4 << 30
+    d.stop(status=None)
+    counts = [int(line.split('count=')[1].split()[0], 0) for line in open(log)
+              if 'count=' in line and (' Zero ' in line or ' Trim ' in line)]
+    assert sum(counts) == 2 * ((8 << 30) + 256) and max(counts) < 1 << 32
 
 
 # ---- a server that goes away ----
