@@ -100,7 +100,10 @@ class Qmp:
 
 
 class Server:
-    """A process that serves NBD, and QMP where it can."""
+    """A process that serves NBD, and QMP where it can.
+
+    What running() is told of how: direct, past the page cache; keys, a folder with
+    the keys.psk of TLS."""
 
     def __init__(self, name, argv, qmp=True, formats=("raw", "qcow2")):
         self.name, self.argv = name, argv
@@ -110,24 +113,30 @@ class Server:
     def image_options(self, image):
         return []
 
-    def extra_argv(self, image, work):
+    def extra_argv(self, image, work, direct=False, keys=None):
         argv = ["--chardev", f"socket,id=mon,path={work}/qmp,server=on,wait=off",
                 "--monitor", "chardev=mon"]
+        tls = ""
+        if keys:
+            argv += ["--object", f"tls-creds-psk,id=tls,endpoint=server,dir={keys}"]
+            tls = ",tls-creds=tls"
         if image:
             options = {"driver": image.suffix[1:], "node-name": "disk",
-                       "file": {"driver": "file", "filename": str(image), **self.file_options}}
+                       "cache": {"direct": direct},
+                       "file": {"driver": "file", "filename": str(image),
+                                "cache": {"direct": direct}, **self.file_options}}
             argv += ["--blockdev", json.dumps(options),
-                     "--nbd-server", f"addr.type=unix,addr.path={work}/nbd",
+                     "--nbd-server", f"addr.type=unix,addr.path={work}/nbd{tls}",
                      "--export", "nbd,id=e,node-name=disk,name=e,writable=on"]
         return argv
 
     file_options = {}
 
     @contextlib.contextmanager
-    def running(self, work, image=None):
+    def running(self, work, image=None, **how):
         for name in ("qmp", "nbd"):
             (work / name).unlink(missing_ok=True)
-        argv = [str(a) for a in self.argv + self.extra_argv(image, work)]
+        argv = [str(a) for a in self.argv + self.extra_argv(image, work, **how)]
         with open(work / "stderr", "w+b") as stderr:
             self.process = subprocess.Popen(argv, stderr=stderr, stdin=subprocess.DEVNULL)
             try:
@@ -164,8 +173,10 @@ class Qsd(Server):
 
 
 class Nbdkit(Server):
-    def extra_argv(self, image, work):
-        return ["-f", "-U", work / "nbd", "-e", "e", "file", image]
+    def extra_argv(self, image, work, direct=False, keys=None):
+        tls = ["--tls=require", f"--tls-psk={keys}/keys.psk"] if keys else []
+        # Its cache=none gives pages back behind each request: no direct I/O.
+        return [*tls, "-f", "-U", work / "nbd", "-e", "e", "file", image]
 
 
 def can_connect(path):
@@ -219,17 +230,45 @@ class Bench:
 
     # ---- the measurements: each takes a server, gives {figure: value} ----
 
-    def load(self, fmt, *options):
+    def load(self, fmt, *options, direct=False):
         def measure(server):
-            if fmt not in server.formats:
+            if fmt not in server.formats or (direct and not server.has_qmp):
                 return {}
-            with server.running(self.work, self.disk[fmt]):
+            with server.running(self.work, self.disk[fmt], direct=direct):
                 base = [self.tools["nbdload"], "--json", "--export", "e",
                         "--server-pid", server.process.pid, *options]
                 call(base + ["--seconds", "0.3", self.work / "nbd"])  # fill its caches
                 out = call(base + ["--seconds", self.args.seconds, self.work / "nbd"])
                 return json.loads(out)
         return measure
+
+    def bare_disk(self, server):
+        """What the disk gives to nobody but fio: measured once, beside the first."""
+        if server.name != "quoind" or not shutil.which("fio"):
+            return {}
+        out = call(["fio", "--name=bare", "--filename", self.disk["raw"], "--readonly", "--direct=1",
+                    "--ioengine=io_uring", "--iodepth=32", "--rw=randread", "--bs=4k",
+                    "--time_based", "--runtime", max(1, int(self.args.seconds)),
+                    "--output-format=json"])
+        job = json.loads(out[out.index(b"{"):])["jobs"][0]
+        return {"iops": job["read"]["iops"]}
+
+    def tls(self, server):
+        """All of the disk through one connection, by a client that is the same for all."""
+        keys = self.work / "keys"
+        if not shutil.which("nbdcopy"):
+            return {}
+        keys.mkdir(exist_ok=True)
+        (keys / "keys.psk").write_text("qemu:" + 64 * "5a" + "\n")
+        (keys / "keys.psk").chmod(0o600)
+        with server.running(self.work, self.disk["raw"], keys=keys):
+            cpu, start = cpu_ms(server.process.pid), time.monotonic()
+            call(["nbdcopy", "--connections=1", "--request-size=1048576",
+                  f"nbds+unix://qemu@/e?socket={self.work}/nbd&tls-psk-file={keys}/keys.psk", "null:"])
+            seconds = time.monotonic() - start
+            mib = self.args.size / (1 << 20)
+            return {"mib_s": mib / seconds,
+                    "server_cpu_us": (cpu_ms(server.process.pid) - cpu) * 1000 / mib}
 
     def allocate(self, count, *options, size=None, backing=False, create=()):
         """Writes into an image that has nothing of its own yet: so many, each row the
@@ -359,7 +398,7 @@ class Bench:
         mib = ("mib_s", "MiB/s", "{:,.0f}", True)
         job_cpu = ("cpu_ms", "ms CPU in all", "{:,.0f}", False)
         d1, d32 = ("--depth", "1"), ("--depth", "32")
-        many1, many = ("--clients", "4", "--depth", "1"), ("--clients", "4", "--depth", "32")
+        many1, many = ("--clients", "4", "--depth", "1"), ("--clients", "4", "--depth", "16")
         write, seq = ("--write", "100"), ("--block", "1M", "--sequential", "--depth", "4")
         load, allocate = self.load, self.allocate
         some, large = self.args.size // 65536, 64 * GIB
@@ -370,11 +409,11 @@ class Bench:
             ("4K random read, depth 32, structured", load("qcow2", *d32, "--structured"),
              [rate, cpu]),
             ("4K random read, 4 clients, depth 1", load("qcow2", *many1), [rate, cpu]),
-            ("4K random read, 4 clients, depth 32", load("qcow2", *many), [rate, cpu]),
+            ("4K random read, 4 clients, depth 16", load("qcow2", *many), [rate, cpu]),
             ("4K random write, depth 1", load("qcow2", *d1, *write), [rate, cpu]),
             ("4K random write, depth 32", load("qcow2", *d32, *write), [rate, cpu]),
             ("4K random write, 4 clients, depth 1", load("qcow2", *many1, *write), [rate, cpu]),
-            ("4K random write, 4 clients, depth 32", load("qcow2", *many, *write), [rate, cpu]),
+            ("4K random write, 4 clients, depth 16", load("qcow2", *many, *write), [rate, cpu]),
             ("1M sequential read, depth 4", load("qcow2", *seq), [mib, cpu]),
             ("empty: 4K random write, depth 32", allocate(some, *d32, size=large), [rate, cpu]),
             ("empty: 64K sequential write, depth 8",
@@ -384,9 +423,13 @@ class Bench:
             ("overlay, subclusters: 4K random write, depth 32",
              allocate(some // 4, *d32, backing=True, create=extended), [rate, cpu]),
             ("raw: 4K random read, depth 32", load("raw", *d32), [rate, cpu]),
-            ("raw: 4K random read, 4 clients, depth 32", load("raw", *many), [rate, cpu]),
+            ("raw: 4K random read, 4 clients, depth 16", load("raw", *many), [rate, cpu]),
             ("raw: 4K random write, depth 32", load("raw", *d32, *write), [rate, cpu]),
             ("raw: 1M sequential read, depth 4", load("raw", *seq), [mib, cpu]),
+            ("direct: 4K random read, depth 32", load("qcow2", *d32, direct=True), [rate, cpu]),
+            ("direct, raw: 4K random read, depth 32", load("raw", *d32, direct=True), [rate, cpu]),
+            ("direct, the bare disk, by fio", self.bare_disk, [rate]),
+            ("TLS, raw: 1M sequential read", self.tls, [mib, cpu]),
             ("backup, full", self.backup, [mib, job_cpu]),
             ("commit, middle layer", self.commit, [mib, job_cpu]),
             ("start to greeting", self.start, [("ms", "ms", "{:.1f}", False)]),
@@ -472,8 +515,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, default=TOP / "build")
     parser.add_argument("--quick", action="store_true", help="one short round, 256 MiB images")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--size", type=int, default=GIB)
     parser.add_argument("--only", metavar="TEXT", help="cases whose title contains TEXT")
     parser.add_argument("--servers", metavar="NAMES", help="only these, separated by commas")
