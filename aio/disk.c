@@ -29,6 +29,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -104,7 +105,30 @@ cursor_next(const struct cursor *c, struct iovec *rest, struct transfer *t)
 	}
 }
 
+/* All of it, as one call does it as a rule. */
+static void
+transfer_init(struct transfer *t, int fd, const struct iov *iov, uint64_t off)
+{
+	*t = (struct transfer){
+		.fd = fd, .vec = iov->vec, .count = iov->count, .off = off, .len = iov->len,
+	};
+}
+
 /* ---- one transfer ---- */
+
+/* The C library makes of each call a place where its thread can be cancelled, which
+ * takes two atomic operations.  Nobody cancels ours. */
+static ssize_t
+call_kernel(const struct transfer *t, int flags)
+{
+#ifdef __LP64__
+	return syscall(t->write ? SYS_pwritev2 : SYS_preadv2, t->fd, t->vec, (long)t->count,
+		       t->off, 0L, (long)flags);
+#else
+	return t->write ? pwritev2(t->fd, t->vec, t->count, (off_t)t->off, flags)
+			: preadv2(t->fd, t->vec, t->count, (off_t)t->off, flags);
+#endif
+}
 
 /* In the calling thread. */
 static ssize_t
@@ -113,8 +137,7 @@ transfer_call(const struct transfer *t, int flags)
 	ssize_t n;
 
 	do {
-		n = t->write ? pwritev2(t->fd, t->vec, t->count, (off_t)t->off, flags)
-			     : preadv2(t->fd, t->vec, t->count, (off_t)t->off, flags);
+		n = call_kernel(t, flags);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
@@ -221,14 +244,18 @@ disk_read(int fd, enum disk_engine e, uint64_t off, const struct iov *dst)
 {
 	struct cursor c = { .iov = dst };
 	bool try_now = !(e & DISK_DIRECT);
-	struct transfer t = { .fd = fd };
+	struct transfer t;
 	struct iovec rest;
 	ssize_t n;
 
+	transfer_init(&t, fd, dst, off);
 	while (c.done < dst->len) {
-		cursor_next(&c, &rest, &t);
+		if (c.done || dst->count > IOV_MAX)
+			cursor_next(&c, &rest, &t);
 		t.off = off + c.done;
 		n = read_some(&t, e, &try_now);
+		if (__builtin_expect(n == (ssize_t)dst->len, 1))
+			return 0;
 		if (n < 0)
 			return (int)n;
 		cursor_advance(&c, (size_t)n);
@@ -246,17 +273,23 @@ static int
 write_all(int fd, enum disk_engine e, uint64_t off, const struct iov *src, int flags)
 {
 	struct cursor c = { .iov = src };
-	struct transfer t = { .fd = fd, .write = true, .flags = flags };
 	bool try_now = !(e & DISK_DIRECT) && !flags;
+	struct transfer t;
 	struct iovec rest;
 	ssize_t n;
 
+	transfer_init(&t, fd, src, off);
+	t.write = true;
+	t.flags = flags;
 	while (c.done < src->len) {
-		cursor_next(&c, &rest, &t);
+		if (c.done || src->count > IOV_MAX)
+			cursor_next(&c, &rest, &t);
 		t.off = off + c.done;
 		n = try_now ? transfer_now(&t) : -EAGAIN;
 		if (n == -EAGAIN)
 			n = transfer_wait(&t, e);
+		if (__builtin_expect(n == (ssize_t)src->len, 1))
+			return 0;
 		if (n < 0)
 			return (int)n;
 		if (n == 0)
