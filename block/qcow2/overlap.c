@@ -141,13 +141,26 @@ is_in(const struct qcow2 *q, unsigned kind, uint64_t off, uint64_t len)
 	}
 }
 
+/* Is no kind at all there?  What is true of nearly all, and quick to say. */
+static inline bool
+is_data(const struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	const struct qcow2_header *h = &q->header;
+
+	return q->table_filter && !q->nb_snapshots && !may_be_table(q, off, len) &&
+	       !ranges_overlap(off, len, 0, q->cluster_size) &&
+	       !ranges_overlap(off, len, h->l1_off, q->l1_size * 8) &&
+	       !ranges_overlap(off, len, h->reftable_off, q->reftable_size * 8) &&
+	       !ranges_overlap(off, len, q->bitmap_dir_off, q->bitmap_dir_len);
+}
+
 /* The first of kinds that has some of it; 0: none. */
 static unsigned
 find(const struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len)
 {
 	const unsigned many = QCOW2_OVERLAP_L2 | QCOW2_OVERLAP_REFBLOCK | QCOW2_OVERLAP_INACTIVE_L2;
 
-	if (!len)
+	if (!len || is_data(q, off, len))
 		return 0;
 	if ((kinds & many) && q->table_filter && !may_be_table(q, off, len))
 		kinds &= ~many;
