@@ -37,7 +37,7 @@ shows_peer(const struct export *e)
 
 /* A node may be a client of our own exports: while they are there, it is flushed and
  * closed.  One that is exported itself waits for that export to end, and each lies
- * with an older one. */
+ * with an older one.  Where one does not end, all have the time of the rest. */
 static void
 close_own_clients(void)
 {

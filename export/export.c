@@ -159,13 +159,13 @@ wait_gone(uint64_t serial, bool (*fits)(const struct export *e), int64_t deadlin
 	}
 }
 
-static void
+static bool
 del(struct export *e)
 {
 	uint64_t serial = e->serial;
 
 	shut_down(e);
-	wait_gone(serial, NULL, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
+	return wait_gone(serial, NULL, clock_ns() + GONE_LIMIT_SECONDS * INT64_C(1000000000));
 }
 
 int
@@ -189,10 +189,8 @@ export_del_newest(bool (*fits)(const struct export *e))
 	struct export *e;
 
 	LIST_FOREACH(e, &exports, link) {
-		if (e->state == EXPORT_ALIVE && fits(e)) {
-			del(e);
-			return true;
-		}
+		if (e->state == EXPORT_ALIVE && fits(e))
+			return del(e);
 	}
 	return false;
 }

@@ -87,7 +87,8 @@ int export_add(const struct BlockExportOptions *opts, struct error **errp);
  * seconds, if a request hangs: it is then shutting down, and will go with it. */
 int export_del(const char *id, bool hard, struct error **errp);
 
-/* Delete the newest export that fits in the hard way; false: there is none. */
+/* Delete the newest export that fits in the hard way; false: there is none, or it does
+ * not end in time. */
 bool export_del_newest(bool (*fits)(const struct export *e));
 
 int export_query(struct BlockExportInfoList **ret_list, struct error **errp);

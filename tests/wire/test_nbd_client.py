@@ -500,6 +500,27 @@ def test_the_daemon_ends_while_the_server_is_silent(start, tmp):
         d.stop(limit=60 * quoin.SLOW, status=None)
 
 
+@pytest.mark.limit(120)
+def test_many_exports_of_a_silent_server_do_not_add_up_at_the_end(start, tmp):
+    with nbdserver.Server(tmp / 's.sock', b'a' * MIB) as s:
+        d = start()
+        path = tmp / 'own.sock'
+        d.cmd('nbd-server-start', addr={'type': 'unix', 'data': {'path': str(path)}})
+        clients = []
+        s.silent = True
+        for i in range(12):
+            add(d, s.path, 'n%d' % i)
+            d.cmd('block-export-add', {'type': 'nbd', 'id': 'e%d' % i, 'node-name': 'n%d' % i})
+            clients.append(nbdraw.connect(path, 'n%d' % i))
+            clients[-1].request(nbdraw.READ, 0, 4096)
+        wait_for(lambda: len(s.requests) == 12)
+        begin = time.monotonic()
+        d.stop(limit=60 * quoin.SLOW, status=None)
+        assert time.monotonic() - begin < 30 * quoin.SLOW
+        for c in clients:
+            c.sock.close()
+
+
 # ---- a server that is no server, or a bad one ----
 
 def test_a_server_that_hangs_up_at_any_byte_of_the_handshake(start, tmp):
