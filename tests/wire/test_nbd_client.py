@@ -569,17 +569,6 @@ def test_a_server_that_sends_garbage(start, tmp):
     d.stop()
 
 
-def test_a_connection_that_says_nothing_is_given_up(start, tmp):
-    d = start()
-    with nbdserver.Server(tmp / 's.sock') as s:
-        s.garble = lambda data: b''
-        with pytest.raises(quoin.QmpError) as e:
-            d.qmp.cmd('blockdev-add', {'driver': 'nbd', 'node-name': 'n',
-                                       'server': unix(s.path)}, limit=30 * quoin.SLOW)
-        assert 'did not answer' in e.value.desc
-    d.stop()
-
-
 # ---- itself ----
 
 def test_a_node_on_the_daemons_own_export(start, tmp):

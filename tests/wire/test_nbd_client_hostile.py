@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver nbd and a server that lies: errors, never a hang, a crash or others' memory."""
+import json
 import struct
 import threading
 import time
@@ -307,41 +308,12 @@ def test_what_is_odd_in_an_export(start, tmp, name):
     d.stop()
 
 
-def test_a_handshake_without_end(start, tmp):
-    """Others are served meanwhile, and there is a limit."""
-    flood = info(struct.pack('>H', 99) + b'x' * 1000) * 1000
-    ended = threading.Event()
-
-    class Flood(nbdserver.Server):
-        def _send(self, s, data):
-            while data is flood and not ended.is_set():
-                s.sendall(data)
-            s.sendall(data)
-
-    d = start()
-    with Flood(tmp / 's.sock') as s:
-        s.infos = flood
-        d.qmp.send_raw(b'{"execute":"blockdev-add","arguments":{"driver":"nbd","node-name":"n",'
-                       b'"server":{"type":"unix","path":"%s"}},"id":1}' % s.path.encode())
-        other, times = d.connect(), []
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            begin = time.monotonic()
-            other.cmd('query-version')
-            times.append(time.monotonic() - begin)
-        assert sorted(times)[len(times) // 2] < .1 * quoin.SLOW
-        reply = d.qmp.recv(limit=30 * quoin.SLOW)
-        assert 'did not answer' in reply['error']['desc']
-        ended.set()
-        other.close()
-    d.stop()
-
-
 class Mute(nbdserver.Server):
-    """Each connection gets so many bytes, as the list says, and then nothing."""
+    """Each connection gets so many bytes, as the list says, and then nothing.  One that
+    asks for TLS gets it, and no word of it."""
 
     def __init__(self, path, lengths):
-        super().__init__(path)
+        super().__init__(path, tls=True)
         self.lengths, self.left = list(lengths), {}
 
     def _serve(self, s):
@@ -353,21 +325,47 @@ class Mute(nbdserver.Server):
         self.left[s] -= len(data)
         s.sendall(data)
 
+    def _start_tls(self, s):
+        self._recv(s, MIB)
+        return s
+
+
+class Flood(nbdserver.Server):
+    """Goes on and on with what is no news."""
+    more = info(struct.pack('>H', 99) + b'x' * 1000) * 1000
+
+    def _reply(self, s, option, kind, data=b''):
+        while option == nbdserver.OPT_GO:
+            s.sendall(self.more)
+        super()._reply(s, option, kind, data)
+
 
 @pytest.mark.limit(120)
-def test_silence_at_each_step(start, tmp):
-    """Before any byte, within the greeting, between and within replies: all end alike."""
-    d = start()
-    cuts = (0, 7, 18, 25, 38, 45, 58, 70, 89)     # of 90 bytes
-    with Mute(tmp / 's.sock', cuts) as s:
-        asked = [d.connect() for _ in cuts]
-        for i, a in enumerate(asked):
-            a.send_raw(b'{"execute":"blockdev-add","arguments":{"driver":"nbd",'
-                       b'"server":{"type":"unix","path":"%s"},"node-name":"n%d"}}'
-                       % (s.path.encode(), i))
-        for a in asked:
-            assert 'did not answer' in a.recv(limit=40 * quoin.SLOW)['error']['desc']
+def test_silence_and_endless_talk_in_the_handshake_have_a_time_limit(start, tmp):
+    """Before any byte, within the greeting, between and within replies; others are
+    served meanwhile."""
+    (tmp / 'keys').mkdir()
+    (tmp / 'keys' / 'keys.psk').write_text('qemu:0011223344556677\n')
+    d = start('--object', 'tls-creds-psk,id=tls,endpoint=client,dir=%s/keys' % tmp)
+    plain, tls = (0, 7, 18, 25, 38, 45, 58, 70, 89), (0, 18, 38)    # of 90 bytes, of 38
+    with Mute(tmp / 'plain.sock', plain) as p, Mute(tmp / 'tls.sock', tls) as t, \
+            Flood(tmp / 'flood.sock') as f:
+        p.tls = None
+        asked = [(d.connect(), s.path) for s in [p] * len(plain) + [t] * len(tls) + [f]]
+        for i, (a, path) in enumerate(asked):
+            a.send_raw(json.dumps({'execute': 'blockdev-add', 'arguments': {
+                'driver': 'nbd', 'node-name': f'n{i}', 'server': unix(path),
+                **({'tls-creds': 'tls'} if path == t.path else {})}}).encode())
+        times = []
+        while sum(times) < 1 or len(times) < 50:
+            begin = time.monotonic()
+            d.cmd('query-version')
+            times.append(time.monotonic() - begin)
+        assert sorted(times)[len(times) // 2] < .1 * quoin.SLOW
+        for a, path in asked:
+            reply = a.recv(limit=40 * quoin.SLOW)
+            assert 'did not answer' in reply['error']['desc'], path
             a.close()
-        assert not s.lengths
+        assert not p.lengths and not t.lengths
     assert d.cmd('query-named-block-nodes') == []
     d.stop()
