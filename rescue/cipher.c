@@ -60,18 +60,32 @@ static const struct {
 
 const struct cipher_spec cipher_qcow_aes = { .alg = "aes", .mode = "cbc", .ivgen = "plain64" };
 
-/* a ^= b; len is a multiple of 8. */
-static void
-xor_words(uint8_t *a, const uint8_t *b, size_t len)
-{
-	for (size_t i = 0; i < len; i += 8) {
-		uint64_t x, y;
+typedef uint64_t word __attribute__((aligned(1), may_alias));
+typedef uint64_t vector __attribute__((vector_size(16), aligned(1), may_alias));
 
-		memcpy(&x, a + i, 8);
-		memcpy(&y, b + i, 8);
-		x ^= y;
-		memcpy(a + i, &x, 8);
+/* to = a ^ b; len is a multiple of 8. */
+static void
+xor_words(uint8_t *to, const uint8_t *a, const uint8_t *b, size_t len)
+{
+	for (; len; len -= sizeof(word)) {
+		size_t at = len - sizeof(word);
+
+		*(word *)(to + at) = *(const word *)(a + at) ^ *(const word *)(b + at);
 	}
+}
+
+/* The same for more.  From the end to the start: a or b may be to itself, or overlap it
+ * from in front. */
+static void
+xor_bytes(uint8_t *to, const uint8_t *a, const uint8_t *b, size_t len)
+{
+#pragma GCC unroll 4
+	for (; len >= sizeof(vector); len -= sizeof(vector)) {
+		size_t at = len - sizeof(vector);
+
+		*(vector *)(to + at) = *(const vector *)(a + at) ^ *(const vector *)(b + at);
+	}
+	xor_words(to, a, b, len);
 }
 
 /* The initialization vector of a sector, as long as the block is. */
@@ -93,10 +107,9 @@ decrypt_cbc(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 	c->alg->decrypt(c->ctx, len, plain, buf);
 	for (size_t at = 0; at < len; at += CIPHER_SECTOR) {
 		make_iv(c, sector++, iv);
-		xor_words(plain + at, iv, block);
-		xor_words(plain + at + block, buf + at, CIPHER_SECTOR - block);
+		xor_bytes(buf + at + block, plain + at + block, buf + at, CIPHER_SECTOR - block);
+		xor_words(buf + at, plain + at, iv, block);
 	}
-	memcpy(buf, plain, len);
 	explicit_bzero(iv, sizeof(iv));
 }
 
@@ -119,24 +132,34 @@ decrypt_ctr(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 	}
 }
 
-/* One sector's tweaks: the first, then each the one before times x in GF(2^128). */
+/* Each of a sector's tweaks is the one before times x in GF(2^128).  So it is the one
+ * STRIDE before times x^8, and several are worked out at a time. */
+enum { STRIDE = 8 };
+
 static void
 make_tweaks(const struct cipher *c, uint64_t sector, uint8_t *tweaks)
 {
-	uint8_t iv[BLOCK_MAX];
-	uint64_t lo, hi;
+	uint64_t lo, hi, carry;
+	size_t at = 0;
 
-	make_iv(c, sector, iv);
-	c->alg->encrypt(c->tweak_ctx, BLOCK_MAX, iv, iv);
-	lo = get_le64(iv);
-	hi = get_le64(iv + 8);
-	for (size_t at = 0; at < CIPHER_SECTOR; at += BLOCK_MAX) {
-		uint64_t carry = hi >> 63;
-
+	make_iv(c, sector, tweaks);
+	c->alg->encrypt(c->tweak_ctx, BLOCK_MAX, tweaks, tweaks);
+	lo = get_le64(tweaks);
+	hi = get_le64(tweaks + 8);
+	for (; at < STRIDE * BLOCK_MAX; at += BLOCK_MAX) {
 		put_le64(tweaks + at, lo);
 		put_le64(tweaks + at + 8, hi);
+		carry = hi >> 63;
 		hi = hi << 1 | lo >> 63;
 		lo = lo << 1 ^ (carry ? 0x87 : 0);
+	}
+#pragma GCC unroll 4
+	for (; at < CIPHER_SECTOR; at += BLOCK_MAX) {
+		lo = get_le64(tweaks + at - STRIDE * BLOCK_MAX);
+		hi = get_le64(tweaks + at - STRIDE * BLOCK_MAX + 8);
+		carry = hi >> 56;
+		put_le64(tweaks + at, lo << 8 ^ carry ^ carry << 1 ^ carry << 2 ^ carry << 7);
+		put_le64(tweaks + at + 8, hi << 8 | lo >> 56);
 	}
 }
 
@@ -147,9 +170,9 @@ decrypt_xts(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 
 	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
 		make_tweaks(c, sector++, tweaks + at);
-	xor_words(buf, tweaks, len);
+	xor_bytes(buf, buf, tweaks, len);
 	c->alg->decrypt(c->ctx, len, buf, buf);
-	xor_words(buf, tweaks, len);
+	xor_bytes(buf, buf, tweaks, len);
 }
 
 static const struct mode modes[] = {
