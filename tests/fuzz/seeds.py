@@ -3,6 +3,7 @@
 """seeds.py FOLDER: small sound images for the fuzz targets of formats to start from,
 one folder for each target, made by QEMU's tools."""
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
@@ -49,8 +50,81 @@ def qcow(folder):
                os.path.join(folder, 'overlay'), SIZE)
 
 
+# ---- encrypted ----
+
+KEY = 'geheim'
+CIPHERS = {'cbc': 'cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha256',
+           'essiv': 'cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5,'
+                    'hash-alg=sha1',
+           'ctr': 'cipher-alg=twofish-128,cipher-mode=ctr,ivgen-alg=plain,hash-alg=ripemd160',
+           'cast5': 'cipher-alg=cast5-128,cipher-mode=ecb,hash-alg=sha512'}
+MATERIAL_AT, MATERIAL, PAYLOAD_FIELD, SECTOR = 4096, 64000, 104, 512
+
+
+def write_encrypted(path, opts, *commands):
+    images.tool(peers.QEMU_IO, '--object', 'secret,id=s,data=' + KEY, '--image-opts',
+                '%s,file.filename=%s' % (opts, path), *[x for c in commands for x in ('-c', c)])
+
+
+def create_encrypted(fmt, options, path):
+    images.img('create', '-q', '-f', fmt, '--object', 'secret,id=s,data=' + KEY, '-o', options,
+               path, SIZE)
+
+
+def luks(folder):
+    """Volumes whose data follows the first key slot, to keep them small."""
+    for name, options in CIPHERS.items():
+        path = os.path.join(folder, name)
+        create_encrypted('luks', 'key-secret=s,iter-time=10,' + options, path)
+        write_encrypted(path, 'driver=luks,key-secret=s', 'write -P 1 0 4k')
+        with open(path, 'rb') as f:
+            data = f.read()
+        payload = SECTOR * int.from_bytes(data[PAYLOAD_FIELD:PAYLOAD_FIELD + 4], 'big')
+        head = bytearray(data[:MATERIAL_AT + MATERIAL])
+        head[PAYLOAD_FIELD:PAYLOAD_FIELD + 4] = (len(head) // SECTOR).to_bytes(4, 'big')
+        with open(path, 'wb') as f:
+            f.write(head + data[payload:payload + 4096])
+
+
+def rescue(folder):
+    luks(folder)
+    for fmt, options in (('qcow', ''), ('qcow2', ',cluster_size=512'),
+                         ('qcow2', ',extended_l2=on,cluster_size=16k')):
+        path = os.path.join(folder, fmt + options.replace(',', '-'))
+        create_encrypted(fmt, 'encrypt.format=aes,encrypt.key-secret=s' + options, path)
+        write_encrypted(path, 'driver=%s,encrypt.format=aes,encrypt.key-secret=s' % fmt,
+                        *WRITES[:1])
+    path = os.path.join(folder, 'qcow2-luks')
+    create_encrypted('qcow2', 'cluster_size=512,encrypt.format=luks,encrypt.key-secret=s,'
+                     'encrypt.iter-time=10,encrypt.' + CIPHERS['cbc'].replace(',', ',encrypt.'), path)
+    write_encrypted(path, 'driver=qcow2,encrypt.format=luks,encrypt.key-secret=s', *WRITES[:1])
+
+
+def key(folder):
+    for name, data in (('plain', b'geheim'), ('newline', b'geheim\n'), ('binary', b'\0\n\r\n')):
+        with open(os.path.join(folder, name), 'wb') as f:
+            f.write(data)
+
+
+# The beginnings of disks: what makes them, if it is installed, and how.
+DISKS = {'ext4': ('mkfs.ext4', '-q', '-F'), 'fat': ('mkfs.vfat',), 'swap': ('mkswap', '-q'),
+         'gpt': ('sgdisk', '-o'), 'ntfs': ('mkfs.ntfs', '-q', '-F')}
+
+
+def judge(folder):
+    for name, (tool, *options) in DISKS.items():
+        path = os.path.join(folder, name)
+        with open(path, 'wb') as f:
+            f.write(b'some text ' * 60)
+            f.truncate(4 << 20)
+        found = shutil.which(tool, path=os.environ['PATH'] + ':/sbin:/usr/sbin')
+        if found:
+            images.tool(found, *options, path)
+        os.truncate(path, 32 << 10)
+
+
 def main():
-    for make in (qcow2, qcow):
+    for make in (qcow2, qcow, luks, rescue, key, judge):
         folder = os.path.join(sys.argv[1], 'fuzz_' + make.__name__)
         os.makedirs(folder, exist_ok=True)
         make(folder)
