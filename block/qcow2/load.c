@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From an image file to a struct qcow2, and back to nothing. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ enum {
 	L2_CACHE_DEFAULT = 32 << 20,	/* bytes, at most */
 	REF_CACHE_DEFAULT = 2 << 20,
 	SLICES_MIN = 16,		/* of any cache */
+	PART_ENTRIES = 8192,		/* of a table, that are read at a time */
 };
 
 static void
@@ -96,23 +98,45 @@ load_header(struct qcow2 *q, struct error **errp)
 	return q->backing_name ? 0 : error_set(errp, "Out of memory for the backing file's name");
 }
 
+/* Part by part, and what is zero is not touched: of the table of a large disk that is
+ * mostly empty, only what is used takes memory. */
+static int
+fill_table(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t *table)
+{
+	CLEANUP(cleanup_free) uint64_t *part = malloc(PART_ENTRIES * 8);
+
+	if (!part)
+		return -ENOMEM;
+	for (uint64_t at = 0, len; at < n; at += len) {
+		int r;
+
+		len = min_u64(n - at, PART_ENTRIES);
+		r = node_pread(qcow2_file(q), off + at * 8, part, len * 8);
+		if (r < 0)
+			return r;
+		if (bytes_are_zero(part, len * 8))
+			continue;
+		for (uint64_t i = 0; i < len; i++)
+			table[at + i] = be64toh(part[i]);
+	}
+	return 0;
+}
+
 /* Read n entries of a table into memory, in host byte order. */
 static int
 load_table(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **ret, const char *what,
 	   struct error **errp)
 {
-	uint64_t *t = malloc((n ? n : 1) * 8);
+	uint64_t *t = calloc(n ? n : 1, 8);
 	int r;
 
 	if (!t)
 		return error_set(errp, "Could not allocate %s", what);
-	r = node_pread(qcow2_file(q), off, t, n * 8);
+	r = fill_table(q, off, n, t);
 	if (r < 0) {
 		free(t);
 		return error_set_errno(errp, r, "Could not read %s", what), -1;
 	}
-	for (uint64_t i = 0; i < n; i++)
-		t[i] = be64toh(t[i]);
 	*ret = t;
 	return 0;
 }
