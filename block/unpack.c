@@ -30,27 +30,33 @@ unpack_deflate(const void *src, size_t src_len, void *dst, size_t dst_len)
 }
 
 #ifdef HAVE_ZSTD
+/* Frame by frame, and not as a stream: for that, zstd would allocate as much as a frame
+ * asks for.  Several frames may follow each other. */
 static int
 unpack_zstd(const void *src, size_t src_len, void *dst, size_t dst_len)
 {
-	ZSTD_inBuffer in = { src, src_len, 0 };
-	ZSTD_outBuffer out = { dst, dst_len, 0 };
-	ZSTD_DStream *d = ZSTD_createDStream();
+	ZSTD_DCtx *d = ZSTD_createDCtx();
+	size_t from = 0, to = 0;
 	int ret = 0;
 
 	if (!d)
 		return -ENOMEM;
-	/* Several frames may follow each other; stop when dst is full. */
-	while (out.pos < out.size) {
-		size_t in_before = in.pos, out_before = out.pos;
-		size_t r = ZSTD_decompressStream(d, &out, &in);
+	while (to < dst_len && ret == 0) {
+		const char *frame = (const char *)src + from;
+		size_t len = ZSTD_findFrameCompressedSize(frame, src_len - from), n;
 
-		if (ZSTD_isError(r) || (in.pos == in_before && out.pos == out_before)) {
+		if (ZSTD_isError(len)) {
 			ret = -EIO;
 			break;
 		}
+		n = ZSTD_decompressDCtx(d, (char *)dst + to, dst_len - to, frame, len);
+		if (ZSTD_isError(n))
+			ret = -EIO;
+		else
+			to += n;
+		from += len;
 	}
-	ZSTD_freeDStream(d);
+	ZSTD_freeDCtx(d);
 	return ret;
 }
 #endif

@@ -84,6 +84,25 @@ deflate_looks_no_further_back_than_qemu(void **state)
 	assert_memory_equal(got, plain, SIZE);
 }
 
+#ifdef HAVE_ZSTD
+/* A frame that asks for a window of a gibibyte, and another behind it. */
+static void
+zstd_takes_no_memory_that_a_frame_asks_for(void **state)
+{
+	static const uint8_t frames[] = {
+		0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 4 << 3 | 1, 0, 0, 'g', 'e', 'h', 'e',
+		0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 2 << 3 | 1, 0, 0, 'i', 'm', 0xee, 0xee,
+	};
+	char got[6];
+
+	(void)state;
+	assert_int_equal(unpack(UNPACK_ZSTD, frames, sizeof(frames), got, 6), 0);
+	assert_memory_equal(got, "geheim", 6);
+	assert_int_equal(unpack(UNPACK_ZSTD, frames, 12, got, 6), -EIO);
+	assert_int_equal(unpack(UNPACK_ZSTD, frames, sizeof(frames), got, 5), -EIO);
+}
+#endif
+
 int
 main(void)
 {
@@ -91,6 +110,9 @@ main(void)
 		cmocka_unit_test(what_is_packed_unpacks_to_the_same),
 		cmocka_unit_test(what_gets_no_smaller_is_not_packed),
 		cmocka_unit_test(deflate_looks_no_further_back_than_qemu),
+#ifdef HAVE_ZSTD
+		cmocka_unit_test(zstd_takes_no_memory_that_a_frame_asks_for),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
