@@ -2,6 +2,7 @@
 #include "rescue/pipeline.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +37,7 @@ struct piece {
 struct worker {
 	struct pipeline *p;
 	uint64_t *busy;
-	uint8_t *buf, *other;	/* of PIPELINE_CHUNK; other: what the target has */
+	uint8_t *buf, *other;	/* of a chunk; other: what the target has */
 };
 
 /* The first failure counts, and ends all. */
@@ -185,6 +186,20 @@ is_passed_over(const struct pipeline *p, enum kind kind)
 	}
 }
 
+/* How long a piece of what is next can be. */
+static uint64_t
+longest(const struct pipeline *p, enum kind kind)
+{
+	switch (kind) {
+	case KIND_DATA:
+		return p->chunk - p->at % p->chunk;
+	case KIND_ZERO:
+		return ZERO_PIECE;
+	default:
+		return UINT64_MAX;	/* no more than a look at the target */
+	}
+}
+
 static int
 next_piece(struct worker *w, struct piece *ret)
 {
@@ -212,9 +227,7 @@ next_piece(struct worker *w, struct piece *ret)
 			continue;
 		}
 		ret->off = p->at;
-		ret->len = min_u64(p->extent_end - p->at,
-				   kind == KIND_DATA ? PIPELINE_CHUNK - p->at % PIPELINE_CHUNK
-						     : ZERO_PIECE);
+		ret->len = min_u64(p->extent_end - p->at, longest(p, kind));
 		ret->kind = kind;
 		ret->turn = p->next_turn++;
 		*w->busy = ret->off;
@@ -377,7 +390,7 @@ compare_empty(struct worker *w, const struct piece *piece, uint64_t *ret_at)
 	uint64_t end = piece->off + piece->len;
 	int r = 0;
 
-	memset(w->buf, 0, PIPELINE_CHUNK);
+	memset(w->buf, 0, w->p->chunk);
 	for (uint64_t at = piece->off, len; at < end && r == 0; at += len) {
 		struct extent x = { .flags = EXTENT_DATA | EXTENT_ALLOCATED };
 
@@ -395,7 +408,7 @@ compare_empty(struct worker *w, const struct piece *piece, uint64_t *ret_at)
 			return -EILSEQ;
 		if (piece->kind == KIND_NONE || x.flags & EXTENT_ZERO)
 			continue;
-		len = min_u64(len, PIPELINE_CHUNK);
+		len = min_u64(len, w->p->chunk);
 		r = compare_data(w, at, len, ret_at);
 	}
 	return r;
@@ -463,8 +476,8 @@ static void
 worker(void *arg)
 {
 	struct pipeline *p = arg;
-	CLEANUP(cleanup_free) uint8_t *buf = iov_alloc(BUFFER_ALIGN, PIPELINE_CHUNK);
-	CLEANUP(cleanup_free) uint8_t *other = p->compare ? iov_alloc(BUFFER_ALIGN, PIPELINE_CHUNK)
+	CLEANUP(cleanup_free) uint8_t *buf = iov_alloc(BUFFER_ALIGN, p->chunk);
+	CLEANUP(cleanup_free) uint8_t *other = p->compare ? iov_alloc(BUFFER_ALIGN, p->chunk)
 							  : NULL;
 	struct worker w = { p, &p->busy[atomic_fetch_add(&p->joined, 1)], buf, other };
 	struct piece piece;
@@ -478,23 +491,29 @@ worker(void *arg)
 	leave_turns(p);
 }
 
-/* How many on each loop: memory is bounded, and so is busy[]. */
+/* How many on each loop: memory is bounded, and so is busy[].  Each has its buffers, and
+ * a cluster while it is unpacked, packed and not. */
 static unsigned
 workers_per_loop(const struct pipeline *p)
 {
-	unsigned loops = loop_io_count(), buffers = p->compare ? 2 : 1;
+	uint64_t each = (p->compare ? 2 : 1) * p->chunk + 2 * p->cluster;
 
 	return (unsigned)min_u64(PER_LOOP_MAX,
-				 max_u64(1, PIPELINE_MEMORY / PIPELINE_CHUNK / buffers / loops));
+				 max_u64(1, PIPELINE_MEMORY / each / loop_io_count()));
 }
 
 int
 pipeline_run(struct pipeline *p)
 {
-	unsigned loops = loop_io_count(), n = workers_per_loop(p) * loops, started = 0;
+	unsigned loops = loop_io_count(), n, started = 0;
 	struct co_group group;
 	int r = 0;
 
+	/* The buffers go back to the system in the end, whatever is allocated meanwhile. */
+	mallopt(M_MMAP_THRESHOLD, PIPELINE_CHUNK);
+	/* Whoever unpacks a cluster wants all of it. */
+	p->chunk = max_u64(PIPELINE_CHUNK, p->cluster);
+	n = workers_per_loop(p) * loops;
 	p->at = p->extent_end = first(p);
 	memset(p->busy, 0xff, sizeof(p->busy));
 	co_group_init(&group);

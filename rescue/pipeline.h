@@ -29,7 +29,7 @@ struct progress;
 struct sink;
 
 enum {
-	PIPELINE_CHUNK = 1024 * 1024,	/* pieces of data do not cross multiples of it */
+	PIPELINE_CHUNK = 1024 * 1024,	/* ... or a cluster, if that is more */
 	PIPELINE_MEMORY = 24 * 1024 * 1024,
 	PIPELINE_WORKERS = 32,
 };
@@ -54,6 +54,7 @@ struct pipeline {
 	struct lost_range error_cause;	/* with PIPELINE_SOURCE */
 
 	/* Private; zero at first. */
+	uint64_t chunk;			/* pieces of data do not cross multiples of it */
 	struct co_mutex lock;
 	uint64_t at, extent_end, next_turn;
 	unsigned kind;			/* of the extent */

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import peers
 import pytest
@@ -194,28 +193,3 @@ def test_lines_come_with_every_tenth_and_for_each_pass(tmp):
     for what in ('', 'verify: '):
         seen = [int(n) for w, n in lines if w == what]
         assert seen == sorted(set(seen)) and len(seen) <= 10
-
-
-
-# ---- memory ----
-
-@pytest.mark.skipif(quoin.SLOW > 1, reason='a sanitizer needs more')
-@pytest.mark.parametrize('target', ['raw', 'qcow2'])
-def test_memory_stays_below_64_mb(tmp, target):
-    """Whatever the image: a disk of 8 TiB with something to read every 64 GiB, and one that
-    is full."""
-    large = create(tmp, 'qcow2', tmp / 'large', '8T')
-    write(tmp, image_opts('qcow2', large), *('write -P 65 %dG 64k' % at
-                                             for at in range(0, 8192, 64)))
-    full = encrypt(tmp, 'qcow2', noise(tmp / 'plain', 48 * MIB), tmp / 'full')
-    (tmp / 'key').write_text(PASSWORD)
-    # A child's peak counts from its parent's memory on, so the parent is a small one.
-    measure = ('import os, sys; pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); '
-               '_, status, usage = os.wait4(pid, 0); print(status, usage.ru_maxrss)')
-    for image in (large, full):
-        r = quoin.run(sys.executable, '-ISc', measure, quoin.QUOIN, 'rescue', '-q', '--verify',
-                      '--accept-unverified-key', '--key-file', tmp / 'key', '--target-format',
-                      target, image, tmp / ('out-' + image.name), tmp=tmp, limit=60)
-        status, kib = map(int, r.out.split())
-        assert status == 0, r.err
-        assert kib < 64 * 1000, image
