@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue: what it gets out of images is what qemu-img gets; keys; targets."""
+import atexit
+import functools
 import os
+import pathlib
 import re
 import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import time
 
 import peers
@@ -433,16 +437,27 @@ def test_data_is_on_disk_before_the_name_and_the_name_before_the_end(tmp):
 
 # ---- signals, status, locks ----
 
+@functools.cache
+def large():
+    """A folder with a disk that takes a while, and its image; made once, to be linked to."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix='q-large-'))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    noise(folder / 'plain', 128 * MIB)
+    with open(folder / 'plain', 'r+b') as f:
+        for at in range(0, 128 * MIB, MIB):
+            f.seek(at)
+            f.write(b'text ' * 10000)
+    encrypt(folder, 'qcow', folder / 'plain', folder / 'image')
+    return folder
+
+
 class Copying:
     """quoin rescue on a large image, caught while it copies."""
 
     def __init__(self, tmp):
-        noise(tmp / 'plain', 128 * MIB)
-        with open(tmp / 'plain', 'r+b') as f:
-            for at in range(0, 128 * MIB, MIB):
-                f.seek(at)
-                f.write(b'text ' * 10000)
-        image = encrypt(tmp, 'qcow', tmp / 'plain', tmp / 'image')
+        for name in ('plain', 'image'):
+            os.link(large() / name, tmp / name)
+        image = tmp / 'image'
         (tmp / 'key').write_text(PASSWORD)
         self.p = subprocess.Popen([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image,
                                    tmp / 'out'], stderr=subprocess.PIPE,
