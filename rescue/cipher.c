@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Modes work on BATCH bytes at a time: one call into the block cipher for
- * several sectors keeps its pipeline full, which a call for each sector or each
- * block does not.  The block cipher runs from buf into a scratch buffer on the
- * stack; what chains the blocks is then a pass of exclusive ors. */
+ * several sectors, or for their initialization vectors, keeps its pipeline full,
+ * which a call for each of them or for each block does not.  The block cipher runs
+ * from buf into a scratch buffer on the stack; what chains the blocks is then a pass
+ * of exclusive ors. */
 #include "rescue/cipher.h"
 
 #include <assert.h>
@@ -20,6 +21,7 @@
 enum {
 	BATCH = 8 * CIPHER_SECTOR,
 	BLOCK_MAX = 16,
+	IVS_MAX = BATCH / CIPHER_SECTOR * BLOCK_MAX,
 	CTX_MAX = 8192,		/* an upper bound of all contexts' sizes */
 };
 
@@ -88,29 +90,32 @@ xor_bytes(uint8_t *to, const uint8_t *a, const uint8_t *b, size_t len)
 	xor_words(to, a, b, len);
 }
 
-/* The initialization vector of a sector, as long as the block is. */
+/* The initialization vectors of n sectors, each as long as a block. */
 static void
-make_iv(const struct cipher *c, uint64_t sector, uint8_t iv[static BLOCK_MAX])
+make_ivs(const struct cipher *c, uint64_t sector, size_t n, uint8_t ivs[static IVS_MAX])
 {
-	memset(iv, 0, BLOCK_MAX);
-	put_le64(iv, c->iv_32bit ? (uint32_t)sector : sector);
+	unsigned block = c->alg->block_size;
+
+	memset(ivs, 0, n * block);
+	for (size_t i = 0; i < n; i++, sector++)
+		put_le64(ivs + i * block, c->iv_32bit ? (uint32_t)sector : sector);
 	if (c->iv_alg)
-		c->iv_alg->encrypt(c->iv_ctx, c->iv_alg->block_size, iv, iv);
+		c->iv_alg->encrypt(c->iv_ctx, n * block, ivs, ivs);
 }
 
 static void
 decrypt_cbc(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 {
 	unsigned block = c->alg->block_size;
-	uint8_t plain[BATCH], iv[BLOCK_MAX];
+	uint8_t plain[BATCH], ivs[IVS_MAX], *iv = ivs;
 
 	c->alg->decrypt(c->ctx, len, plain, buf);
-	for (size_t at = 0; at < len; at += CIPHER_SECTOR) {
-		make_iv(c, sector++, iv);
+	make_ivs(c, sector, len / CIPHER_SECTOR, ivs);
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR, iv += block) {
 		xor_bytes(buf + at + block, plain + at + block, buf + at, CIPHER_SECTOR - block);
 		xor_words(buf + at, plain + at, iv, block);
 	}
-	explicit_bzero(iv, sizeof(iv));
+	explicit_bzero(ivs, sizeof(ivs));
 }
 
 static void
@@ -123,13 +128,12 @@ decrypt_ecb(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 static void
 decrypt_ctr(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 {
-	uint8_t counter[BLOCK_MAX];
+	uint8_t ivs[IVS_MAX], *counter = ivs;
 
-	for (size_t at = 0; at < len; at += CIPHER_SECTOR) {
-		make_iv(c, sector++, counter);
+	make_ivs(c, sector, len / CIPHER_SECTOR, ivs);
+	for (size_t at = 0; at < len; at += CIPHER_SECTOR, counter += c->alg->block_size)
 		ctr_crypt(c->ctx, c->alg->encrypt, c->alg->block_size, counter,
 			  CIPHER_SECTOR, buf + at, buf + at);
-	}
 }
 
 /* Each of a sector's tweaks is the one before times x in GF(2^128).  So it is the one
@@ -137,15 +141,11 @@ decrypt_ctr(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 enum { STRIDE = 8 };
 
 static void
-make_tweaks(const struct cipher *c, uint64_t sector, uint8_t *tweaks)
+make_tweaks(const uint8_t first[static BLOCK_MAX], uint8_t *tweaks)
 {
-	uint64_t lo, hi, carry;
+	uint64_t lo = get_le64(first), hi = get_le64(first + 8), carry;
 	size_t at = 0;
 
-	make_iv(c, sector, tweaks);
-	c->alg->encrypt(c->tweak_ctx, BLOCK_MAX, tweaks, tweaks);
-	lo = get_le64(tweaks);
-	hi = get_le64(tweaks + 8);
 	for (; at < STRIDE * BLOCK_MAX; at += BLOCK_MAX) {
 		put_le64(tweaks + at, lo);
 		put_le64(tweaks + at + 8, hi);
@@ -166,10 +166,13 @@ make_tweaks(const struct cipher *c, uint64_t sector, uint8_t *tweaks)
 static void
 decrypt_xts(const struct cipher *c, uint64_t sector, uint8_t *buf, size_t len)
 {
-	uint8_t tweaks[BATCH];
+	uint8_t tweaks[BATCH], ivs[IVS_MAX];
+	size_t n = len / CIPHER_SECTOR;
 
-	for (size_t at = 0; at < len; at += CIPHER_SECTOR)
-		make_tweaks(c, sector++, tweaks + at);
+	make_ivs(c, sector, n, ivs);
+	c->alg->encrypt(c->tweak_ctx, n * BLOCK_MAX, ivs, ivs);
+	for (size_t i = 0; i < n; i++)
+		make_tweaks(ivs + i * BLOCK_MAX, tweaks + i * CIPHER_SECTOR);
 	xor_bytes(buf, buf, tweaks, len);
 	c->alg->decrypt(c->ctx, len, buf, buf);
 	xor_bytes(buf, buf, tweaks, len);
