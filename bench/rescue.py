@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare quoin rescue with qemu-img convert, side by side, in one run.
 
-A disk of 1 GiB, three quarters of it noise behind a file system, is encrypted in
-each way by qemu-img, read once, and then decrypted by both programs in turn,
-several rounds over.  quoin waits until its target is on disk; qemu-img does
-not, as it is by default; with -t writeback it does too.  The table shows medians:
+A disk of 1 GiB, three quarters of it noise, is encrypted in each way by qemu-img, read
+once, and then decrypted by both programs in turn, several rounds over; in memory
+(/dev/shm) if there is room, so that no disk decides.  In another --folder, quoin waits
+until its target is on disk; qemu-img does not, as it is by default, and is run once more
+with -t writeback, when it does too.  The table shows medians:
 seconds, CPU seconds, MiB of memory at most; and how many times the seconds, and the
 CPU seconds, of quoin each of the others took.  Before it stands what one core decrypts
 by itself, and what OpenSSL, which knows this CPU best, makes of it.  `./dev bench`
@@ -31,6 +32,7 @@ import peers  # noqa: E402
 MIB = 1 << 20
 PASSWORD = "a password"
 LIMIT = 300
+MEMORY = "/dev/shm"
 SECRET = ["--object", "secret,id=s,data=" + PASSWORD]
 # name: (qemu-img's format, its options to make it, its options to read it)
 KINDS = {
@@ -113,7 +115,7 @@ def measured(argv, target):
     return seconds, float(cpu), int(kib) / 1024
 
 
-def compare(kind, work, quoin, rounds):
+def compare(kind, work, quoin, rounds, on_disk):
     fmt, _, read = KINDS[kind]
     plain, image, key = work / "plain", work / "image", work / "key"
     encrypt(kind, plain, image)
@@ -121,9 +123,10 @@ def compare(kind, work, quoin, rounds):
     programs = {
         "quoin": [quoin, "rescue", "-q", "--key-file", key, image],
         "qemu-img": [peers.QEMU_IMG, "convert", *SECRET, "--image-opts", "-O", "raw", source],
-        "qemu-img-flushed": [peers.QEMU_IMG, "convert", "-t", "writeback", *SECRET,
-                             "--image-opts", "-O", "raw", source],
     }
+    if on_disk:
+        programs["qemu-img-flushed"] = [peers.QEMU_IMG, "convert", "-t", "writeback", *SECRET,
+                                        "--image-opts", "-O", "raw", source]
     times = {name: [] for name in programs}
     for i in range(rounds + 1):
         for name, argv in programs.items():
@@ -142,26 +145,38 @@ def compare(kind, work, quoin, rounds):
     print(text, flush=True)
 
 
+def has_room(mib):
+    """For images and targets in memory."""
+    with open("/proc/meminfo") as f:
+        free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in f}
+    return os.path.isdir(MEMORY) and 6 * mib * MIB < min(shutil.disk_usage(MEMORY).free,
+                                                        free["MemAvailable"])
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--size", type=int, default=1024, help="of the disk, in MiB")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--folder", help="where the images go; the default is the temporary folder")
+    p.add_argument("--folder", help="where the images go")
     args = p.parse_args()
     quoin = TOP / "build" / "quoin"
     if not quoin.exists() or not peers.QEMU_IMG:
         sys.exit("bench: no build/quoin, or no qemu-img: nothing to compare")
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
     print("bench:", peers.describe())
+    if not args.folder and has_room(args.size):
+        args.folder = MEMORY
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         work = Path(folder)
         (work / "key").write_text(PASSWORD)
         make_disk(work / "plain", args.size * MIB)
         print_ciphers(TOP / "build" / "bench" / "cipherload")
-        print("%d MiB     %-28s   %-41s  %s" % (
-            args.size, "quoin rescue", "qemu-img convert", "qemu-img convert -t writeback"))
+        on_disk = args.folder != MEMORY
+        print("%d MiB, in %s\n%-10s  %-29s  %-42s  %s" % (
+            args.size, work.parent, "", "quoin rescue", "qemu-img convert",
+            "qemu-img convert -t writeback" if on_disk else ""))
         for kind in KINDS:
-            compare(kind, work, quoin, args.rounds)
+            compare(kind, work, quoin, args.rounds, on_disk)
 
 
 if __name__ == "__main__":
