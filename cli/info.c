@@ -22,8 +22,8 @@ enum { EXIT_USAGE = 2 };
 static const char help[] =
 	"Usage: quoin info [--json] IMAGE\n"
 	"\n"
-	"Say what an image is: its format, sizes, encryption, and the backing file that\n"
-	"it names.  Only IMAGE itself is opened, and only read.\n"
+	"Say what an image is: its format, sizes, encryption, internal snapshots, bitmaps,\n"
+	"and the files that it names.  Only IMAGE itself is opened, and only read.\n"
 	"\n"
 	"      --json  the same as one JSON object\n"
 	"  -h, --help  display this help and exit\n"
@@ -55,6 +55,84 @@ advice(const struct image *im)
 	return NULL;
 }
 
+/* How it is encrypted: what the cipher is, where its IVs come from, what opens it. */
+static void
+print_encryption(const struct image *im)
+{
+	struct image_cipher c;
+	unsigned used = 0;
+
+	printf("encryption: %s%s%s%s\n",
+	       im->encryption == CIPHER_NONE ? "none" : cipher_kind_name(im->encryption),
+	       *im->cipher ? " (" : "", im->cipher, *im->cipher ? ")" : "");
+	image_describe_cipher(im, &c);
+	if (*c.alg)
+		printf("cipher: %s, mode: %s, IV: %s%s%s%s%s\n", c.alg, c.mode,
+		       *c.ivgen ? c.ivgen : "none", *c.ivgen_hash ? ":" : "", c.ivgen_hash,
+		       *c.hash ? ", hash: " : "", c.hash);
+	if (!im->luks)
+		return;
+	for (unsigned i = 0; i < IMAGE_LUKS_SLOTS; i++)
+		used += im->luks->slot[i].active;
+	printf("key slots: %u of %d are used\n", used, IMAGE_LUKS_SLOTS);
+	if (im->format != IMAGE_LUKS)
+		return;
+	if (im->luks->payload)
+		print_bytes("data starts at", im->luks->payload);
+	else
+		puts("note: it is a header by itself, the data is in another file");
+}
+
+static void
+print_bitmaps(const struct image *im)
+{
+	if (im->bitmaps)
+		puts("bitmaps:");
+	for (unsigned i = 0; i < im->bitmaps; i++) {
+		const struct image_bitmap *b = &im->bitmap[i];
+
+		fputs("        ", stdout);
+		list_text(b->name, stdout);
+		printf("  granularity %" PRIu64 "%s%s\n", b->granularity,
+		       b->in_use ? ", out of date" : "", b->is_auto ? ", recording" : "");
+	}
+	if (im->bitmaps_lost)
+		printf("note: it has %u bitmaps, whose directory is damaged\n", im->bitmaps_lost);
+}
+
+static void
+print_snapshots(const struct image *im)
+{
+	if (im->snapshots)
+		puts("internal snapshots:");
+	list_snapshots(im, stdout);
+	if (im->snapshots_lost)
+		printf("note: it has %u internal snapshots, whose table is damaged\n",
+		       im->snapshots_lost);
+}
+
+static void
+print_qcow2(const struct image *im)
+{
+	printf("compat: %s\n", im->version < 3 ? "0.10" : "1.1");
+	printf("compression: %s\n", im->zstd ? "zstd" : "zlib");
+	printf("refcounts: %u bits%s\n", im->refcount_bits, im->lazy_refcounts ? ", lazy" : "");
+	if (im->subclusters)
+		puts("subclusters: yes");
+}
+
+static void
+print_names(const struct image *im)
+{
+	if (im->backing)
+		print_name("backing file", im->backing);
+	if (im->backing)
+		print_name("backing file format",
+			   im->backing_format ? im->backing_format : "not recorded");
+	if (im->data_file)
+		print_name(im->data_raw ? "data file, raw" : "data file", im->data_file);
+}
+
 static int
 print_text(const struct image *im, const char *command)
 {
@@ -65,22 +143,12 @@ print_text(const struct image *im, const char *command)
 	print_bytes("disk size", im->disk_size);
 	if (im->cluster_size)
 		printf("cluster size: %" PRIu64 "\n", im->cluster_size);
-	printf("encryption: %s%s%s%s\n",
-	       im->encryption == CIPHER_NONE ? "none" : cipher_kind_name(im->encryption),
-	       *im->cipher ? " (" : "", im->cipher, *im->cipher ? ")" : "");
-	if (im->backing)
-		print_name("backing file", im->backing);
-	if (im->backing)
-		print_name("backing file format",
-			   im->backing_format ? im->backing_format : "not recorded");
-	if (im->data_file)
-		print_name("data file", im->data_file);
-	if (im->snapshots)
-		puts("internal snapshots:");
-	list_snapshots(im, stdout);
-	if (im->snapshots_lost)
-		printf("note: it has %u internal snapshots, whose table is damaged\n",
-		       im->snapshots_lost);
+	if (im->format == IMAGE_QCOW2)
+		print_qcow2(im);
+	print_encryption(im);
+	print_names(im);
+	print_snapshots(im);
+	print_bitmaps(im);
 	if (im->dirty)
 		puts("note: it was not closed in order");
 	if (im->corrupt)

@@ -77,6 +77,9 @@ look(struct image_look *l)
 		im->encryption = CIPHER_LUKS;
 		if (im->file_size < IMAGE_LUKS_HEADER)
 			return image_bad(l, "it is too short");
+		/* All that version 2 says is in another form. */
+		if (im->version != 1)
+			return 0;
 		if (image_luks_look(l, 0, IMAGE_LUKS_HEADER) < 0)
 			return -1;
 		image_luks_measure(im);
@@ -167,6 +170,7 @@ image_free(struct image *im)
 	image_free(im->data);
 	image_free(im->header);
 	image_snapshots_free(im);
+	image_bitmaps_free(im);
 	free(im);
 }
 

@@ -26,9 +26,9 @@ enum { IMAGE_CHAIN_MAX = 200 };
 
 enum { IMAGE_LUKS_HEADER = 592, IMAGE_LUKS_SLOTS = 8 };
 
-/* A LUKS header, as it is and not judged; means nothing where the version is not 1. */
+/* A LUKS header of version 1, as it is and not judged. */
 struct image_luks {
-	char alg[33], mode[33], hash[33];	/* printable */
+	char alg[33], mode[33], hash[33], uuid[41];	/* printable */
 	uint32_t key_len, iterations;
 	uint64_t payload;
 	struct image_luks_slot {
@@ -38,6 +38,12 @@ struct image_luks {
 	} slot[IMAGE_LUKS_SLOTS];
 };
 
+/* How data is encrypted, in the terms of qemu-img info; what is not known is "". */
+struct image_cipher {
+	char alg[40];			/* "aes-256" */
+	char mode[33], ivgen[33], ivgen_hash[33], hash[33];
+};
+
 /* An internal snapshot. */
 struct image_snapshot {
 	char *id, *name;
@@ -45,6 +51,13 @@ struct image_snapshot {
 	uint32_t date_sec, date_nsec;
 	uint64_t vm_clock_nsec;
 	uint64_t icount;		/* UINT64_MAX: none */
+};
+
+/* A dirty bitmap that an image stores. */
+struct image_bitmap {
+	char *name;
+	uint64_t granularity;
+	bool in_use, is_auto;		/* in_use: what it says is out of date */
 };
 
 struct image {
@@ -64,7 +77,11 @@ struct image {
 	struct image_snapshot *snapshot;	/* the internal ones */
 	unsigned snapshots, snapshots_lost;	/* lost: their table is damaged */
 	const struct image_snapshot *shown;	/* the one that is meant; NULL: the active state */
+	struct image_bitmap *bitmap;	/* those that are stored */
+	unsigned bitmaps, bitmaps_lost;	/* lost: their directory is damaged */
 	bool dirty, corrupt;
+	bool lazy_refcounts, data_raw, zstd;	/* of qcow2 */
+	unsigned refcount_bits;
 	bool subclusters;		/* each 32nd of a cluster can be stored or not */
 	bool is_device;			/* a block device */
 	char cipher[80];		/* LUKS: "aes-xts-plain64", sha256; else "" */
@@ -87,6 +104,8 @@ char *image_path_beside(const struct image *im, const char *name);
 /* Let im mean its disk as an internal snapshot has it.  want is an ID, else a name; or
  * snapshot.id=ID,snapshot.name=NAME, one of them or both. */
 int image_choose_snapshot(struct image *im, const char *want, struct error **errp);
+
+void image_describe_cipher(const struct image *im, struct image_cipher *ret);
 
 /* A LUKS volume: can its data be where the header says? */
 int image_luks_check(const struct image *im, struct error **errp);

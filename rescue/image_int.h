@@ -34,11 +34,15 @@ int image_qcow_look(struct image_look *l);
 int image_qcow2_look(struct image_look *l);
 
 /* image_luks.c: a header at off, of which len bytes are there. */
-int image_luks_look(struct image_look *l, uint64_t off, size_t len);
+int image_luks_look(struct image_look *l, uint64_t off, uint64_t len);
 /* How large the volume of im->luks is. */
 void image_luks_measure(struct image *im);
 /* Let im be the volume whose header is in the file at path. */
 int image_luks_attach(struct image *im, const char *path, struct error **errp);
+
+/* image_bitmaps.c: the extension at off, of len bytes.  Damage is noted, and no error. */
+void image_bitmaps_look(struct image_look *l, uint64_t off, uint32_t len);
+void image_bitmaps_free(struct image *im);
 
 /* image_snapshots.c: the table of n at off.  Damage to it is noted, and no error. */
 void image_snapshots_look(struct image_look *l, uint64_t off, uint32_t n);

@@ -13,10 +13,10 @@
 enum { SECTOR = 512, SLOT_ENABLED = 0x00ac71f3 };
 
 static void
-take_name(const uint8_t from[32], char to[33])
+take_name(const uint8_t *from, char *to, size_t len)
 {
-	memcpy(to, from, 32);
-	to[32] = '\0';
+	memcpy(to, from, len);
+	to[len] = '\0';
 	for (char *c = to; *c; c++)
 		if (*c < 0x20 || *c > 0x7e)
 			*c = '?';
@@ -25,9 +25,10 @@ take_name(const uint8_t from[32], char to[33])
 static void
 decode(const uint8_t *h, struct image_luks *l)
 {
-	take_name(h + 8, l->alg);
-	take_name(h + 40, l->mode);
-	take_name(h + 72, l->hash);
+	take_name(h + 8, l->alg, sizeof(l->alg) - 1);
+	take_name(h + 40, l->mode, sizeof(l->mode) - 1);
+	take_name(h + 72, l->hash, sizeof(l->hash) - 1);
+	take_name(h + 168, l->uuid, sizeof(l->uuid) - 1);
 	l->payload = (uint64_t)get_be32(h + 104) * SECTOR;
 	l->key_len = get_be32(h + 108);
 	l->iterations = get_be32(h + 164);
@@ -42,7 +43,7 @@ decode(const uint8_t *h, struct image_luks *l)
 }
 
 int
-image_luks_look(struct image_look *l, uint64_t off, size_t len)
+image_luks_look(struct image_look *l, uint64_t off, uint64_t len)
 {
 	struct image *im = l->im;
 	uint8_t header[IMAGE_LUKS_HEADER] = { 0 };
@@ -56,6 +57,36 @@ image_luks_look(struct image_look *l, uint64_t off, size_t len)
 	snprintf(im->cipher, sizeof(im->cipher), "%.20s-%.20s, %.20s", im->luks->alg,
 		 im->luks->mode, im->luks->hash);
 	return 0;
+}
+
+/* "cbc-essiv:sha256" */
+static void
+split_mode(const char *text, struct image_cipher *c)
+{
+	const char *dash = strchr(text, '-'), *colon = dash ? strchr(dash, ':') : NULL;
+	size_t mode = dash ? (size_t)(dash - text) : strlen(text);
+	size_t ivgen = colon ? (size_t)(colon - dash - 1) : dash ? strlen(dash + 1) : 0;
+
+	snprintf(c->mode, sizeof(c->mode), "%.*s", (int)mode, text);
+	snprintf(c->ivgen, sizeof(c->ivgen), "%.*s", (int)ivgen, dash ? dash + 1 : "");
+	snprintf(c->ivgen_hash, sizeof(c->ivgen_hash), "%s", colon ? colon + 1 : "");
+}
+
+void
+image_describe_cipher(const struct image *im, struct image_cipher *ret)
+{
+	const struct image_luks *l = im->luks;
+
+	*ret = (struct image_cipher){ .alg = "" };
+	if (im->encryption == CIPHER_QCOW_AES || im->encryption == CIPHER_QCOW2_AES) {
+		*ret = (struct image_cipher){ .alg = "aes-128", .mode = "cbc", .ivgen = "plain64" };
+	} else if (l) {
+		split_mode(l->mode, ret);
+		/* XTS takes two keys. */
+		snprintf(ret->alg, sizeof(ret->alg), "%s-%u", l->alg,
+			 l->key_len * (strcmp(ret->mode, "xts") ? 8 : 4));
+		memcpy(ret->hash, l->hash, sizeof(ret->hash));
+	}
 }
 
 /* ---- detached headers ---- */
@@ -106,11 +137,12 @@ image_luks_measure(struct image *im)
 int
 image_luks_check(const struct image *im, struct error **errp)
 {
-	uint64_t payload = im->luks->payload;
+	uint64_t payload;
 
 	if (im->version != 1)
 		return error_set(errp, "%s is a LUKS volume of version %u, which only cryptsetup "
 				 "decrypts", im->filename, im->version);
+	payload = im->luks->payload;
 	if (payload > im->file_size)
 		return error_set(errp, "%s: its LUKS header says that the data begins at byte %" PRIu64
 				 ", which is beyond the end of the file", im->filename, payload);

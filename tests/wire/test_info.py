@@ -62,6 +62,38 @@ def test_what_an_image_names_is_not_opened(tmp, run):
     assert '/etc/hostname' not in trace
 
 
+def test_the_text_says_how_it_is_encrypted(tmp, run):
+    text = run(quoin.QUOIN, 'info', standard(tmp, 'luks')[1]).out
+    assert '\ncipher: aes-256, mode: xts, IV: plain64, hash: sha256\n' in text
+    assert '\nkey slots: 1 of 8 are used\n' in text
+    assert '\ndata starts at: ' in text
+    text = run(quoin.QUOIN, 'info', standard(tmp, 'qcow2')[1]).out
+    assert '\ncipher: aes-128, mode: cbc, IV: plain64\n' in text
+    assert '\ncompat: 1.1\ncompression: zlib\nrefcounts: 16 bits\n' in text
+
+
+def test_the_text_shows_bitmaps(tmp, run):
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', tmp / 'image', '5M')
+    qemu_img(tmp, 'bitmap', '--add', '-g', '64k', tmp / 'image', 'one')
+    qemu_img(tmp, 'bitmap', '--add', '--disable', tmp / 'image', 'two')
+    text = run(quoin.QUOIN, 'info', tmp / 'image').out
+    assert '\nbitmaps:\n        one  granularity 65536, recording\n' in text
+    assert '\n        two  granularity 65536\n' in text
+
+
+def test_a_damaged_bitmap_directory_is_no_obstacle(tmp, run):
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', tmp / 'image', '5M')
+    qemu_img(tmp, 'bitmap', '--add', tmp / 'image', 'one')
+    data = bytearray((tmp / 'image').read_bytes())
+    at = data.index(b'\x23\x85\x28\x75')
+    for where, value in ((at + 24, 1 << 40), (at + 8, 0xffffffff << 32), (at + 24, 0)):
+        broken = bytearray(data)
+        broken[where:where + 8] = value.to_bytes(8, 'big')
+        (tmp / 'broken').write_bytes(broken)
+        r = run(quoin.QUOIN, 'info', tmp / 'broken')
+        assert r.status == 0 and 'bitmaps, whose directory is damaged' in r.out, r
+
+
 def test_broken_and_missing_images(tmp, run):
     (tmp / 'broken').write_bytes(b'QFI\xfb\0\0\0\3' + b'\xff' * 200)
     r = run(quoin.QUOIN, 'info', tmp / 'broken')

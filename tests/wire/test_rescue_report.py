@@ -33,12 +33,23 @@ MIXED = {'offset': (int, True), 'length': (int, True), 'reading': (str, True)}
 SNAPSHOT = {'id': (str, True), 'name': (str, True), 'virtual-size': (int, True),
             'vm-state-size': (int, True), 'date-sec': (int, True), 'date-nsec': (int, True),
             'vm-clock-sec': (int, True), 'vm-clock-nsec': (int, True), 'icount': (int, False)}
+BITMAP = {'name': (str, True), 'granularity': (int, True), 'flags': ([str], True)}
+SLOT = {'active': (bool, True), 'key-offset': (int, True), 'iters': (int, False),
+        'stripes': (int, False)}
+ENCRYPT = {'format': (str, True), 'cipher-alg': (str, False), 'cipher-mode': (str, False),
+           'ivgen-alg': (str, False), 'ivgen-hash-alg': (str, False), 'hash-alg': (str, False),
+           'uuid': (str, False), 'payload-offset': (int, False), 'master-key-iters': (int, False),
+           'detached-header': (bool, False), 'slots': ([SLOT], False)}
 LAYER = {'filename': (str, True), 'format': (str, True), 'virtual-size': (int, True),
          'file-size': (int, True), 'actual-size': (int, True), 'encrypted': (bool, True),
          'dirty-flag': (bool, True), 'corrupt': (bool, True), 'version': (int, False),
          'cluster-size': (int, False), 'encryption': (str, False), 'cipher': (str, False),
          'backing-filename': (str, False), 'backing-filename-format': (str, False),
          'data-file': (str, False), 'snapshots': ([SNAPSHOT], False), 'snapshot': (int, False),
+         'full-backing-filename': (str, False), 'encrypt': (ENCRYPT, False),
+         'compat': (str, False), 'compression-type': (str, False), 'refcount-bits': (int, False),
+         'lazy-refcounts': (bool, False), 'extended-l2': (bool, False),
+         'data-file-raw': (bool, False), 'bitmaps': ([BITMAP], False),
          'header': (str, False), 'key': (KEY, False), 'mixed': ([MIXED], False),
          'suspect-sectors': (int, False)}
 REPORT = {'version': (str, True), 'started': (str, True), 'seconds': (float, True),
@@ -83,7 +94,7 @@ def test_the_manual_names_every_member():
     for struct in (LOST, COPY, STRUCTURE, EVIDENCE, KEY, MIXED, REPORT):
         for name in struct:
             assert re.search(r'^\.B %s$' % name, rescue_1, re.M), name
-    for name in {**LAYER, **SNAPSHOT}:
+    for name in {**LAYER, **SNAPSHOT, **BITMAP, **ENCRYPT, **SLOT}:
         assert re.search(r'^\.B %s$' % name, info_1 + rescue_1, re.M), name
 
 
