@@ -88,6 +88,7 @@ luks_open(struct node *n, struct opener *op, struct error **errp)
 	if (check_header(header->child, &l->payload, errp) < 0)
 		return -1;
 	layer.filename = node_filename(file->child);
+	layer.header = l->detached ? node_filename(header->child) : NULL;
 	layer.file = header->child;
 	layer.header_length = node_size(header->child);
 	if (!l->detached)

@@ -40,6 +40,7 @@ struct crypt_layer {
 	const char *node_name;
 	const char *format;	/* "qcow", "qcow2", "luks" */
 	enum cipher_kind kind;
+	const char *header;	/* the path of a LUKS header that is apart; NULL: none */
 	struct node *file;	/* the protocol node, for reading a LUKS header */
 	uint64_t header_offset;	/* of the LUKS header in file; qcow2: the extension's */
 	uint64_t header_length;

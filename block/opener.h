@@ -20,6 +20,7 @@ enum { OPENER_DEPTH_MAX = 200 };
 struct refusal {
 	struct list link;
 	char *filename;
+	char *header;		/* a LUKS header that is apart; NULL: none */
 	char *overlay;		/* the image whose backing file it is; NULL: none */
 	enum cipher_kind kind;
 	int depth;
@@ -55,7 +56,8 @@ int refuse_answer(struct opener *op, struct error **errp);
 void refuse_forget(struct opener *op);
 
 /* Tell how to get at the data of one encrypted image: the rescue command for the
- * file, quoted for a shell; malloc'ed, NULL on no memory. */
-char *refuse_rescue_command(const char *filename);
+ * file, quoted for a shell; malloc'ed, NULL on no memory.  header: the file with a LUKS
+ * header that is apart; NULL: none is. */
+char *refuse_rescue_command(const char *filename, const char *header);
 
 #endif

@@ -31,6 +31,7 @@ static void
 refusal_free(struct refusal *f)
 {
 	free(f->filename);
+	free(f->header);
 	free(f->overlay);
 	free(f);
 }
@@ -57,8 +58,9 @@ refuse_record(struct opener *op, const struct crypt_layer *layer)
 	f->kind = layer->kind;
 	f->depth = op->depth;
 	f->filename = strdup(layer->filename);
+	f->header = layer->header ? strdup(layer->header) : NULL;
 	f->overlay = op->overlay ? strdup(op->overlay) : NULL;
-	if (!f->filename || (op->overlay && !f->overlay)) {
+	if (!f->filename || (layer->header && !f->header) || (op->overlay && !f->overlay)) {
 		refusal_free(f);
 		return -1;
 	}
@@ -118,8 +120,18 @@ target_name(const char *source)
 	return asprintf(&target, "%.*s.raw", (int)len, source) < 0 ? NULL : target;
 }
 
+static void
+put_header(FILE *out, const char *header)
+{
+	CLEANUP(cleanup_free) char *path = realpath(header, NULL);
+
+	fputs("--header ", out);
+	put_quoted(out, path ? path : header);
+	fputc(' ', out);
+}
+
 char *
-refuse_rescue_command(const char *filename)
+refuse_rescue_command(const char *filename, const char *header)
 {
 	CLEANUP(cleanup_free) char *path = realpath(filename, NULL);
 	CLEANUP(cleanup_free) char *target = NULL;
@@ -134,6 +146,8 @@ refuse_rescue_command(const char *filename)
 	if (!out)
 		return NULL;
 	fputs("quoin rescue ", out);
+	if (header)
+		put_header(out, header);
 	/* A name that looks like an option or an own file is still a name. */
 	put_quoted(out, path);
 	fputc(' ', out);
@@ -163,6 +177,13 @@ put_layers(FILE *out, const struct list *refusals)
 	}
 }
 
+/* Only the lowest layer can be a volume whose header is apart. */
+static const char *
+header_of(const struct list *refusals)
+{
+	return LIST_ENTRY(refusals->prev, struct refusal, link)->header;
+}
+
 int
 refuse_answer(struct opener *op, struct error **errp)
 {
@@ -173,7 +194,7 @@ refuse_answer(struct opener *op, struct error **errp)
 	size_t size;
 
 	if (top) {
-		command = refuse_rescue_command(top->filename);
+		command = refuse_rescue_command(top->filename, header_of(&op->refusals));
 		out = open_memstream(&layers, &size);
 	}
 	if (out) {

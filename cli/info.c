@@ -213,6 +213,6 @@ cli_info(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	if (im->encryption != CIPHER_NONE)
-		command = refuse_rescue_command(im->filename);
+		command = refuse_rescue_command(im->filename, NULL);
 	return (json ? print_json : print_text)(im, command) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -133,11 +133,13 @@ void
 list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to)
 {
 	CLEANUP(cleanup_free) char *command = NULL;
+	const struct image *header;
 	bool encrypted = false;
 
 	if (!chain->count)
 		return;
-	command = refuse_rescue_command(chain->layer[0]->filename);
+	header = chain->layer[chain->count - 1]->header;
+	command = refuse_rescue_command(chain->layer[0]->filename, header ? header->filename : NULL);
 	for (unsigned i = 0; i < chain->count; i++) {
 		print_layer(chain->layer[i], to);
 		if (chain->layer[i]->encryption == CIPHER_NONE)

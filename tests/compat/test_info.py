@@ -128,8 +128,8 @@ def test_encrypted_ones(tmp, kind):
     'cipher-alg=twofish-128,cipher-mode=xts', 'cipher-alg=cast5-128,cipher-mode=cbc',
     'cipher-alg=aes-256,cipher-mode=ecb'])
 def test_ciphers_of_luks(tmp, options):
-    images.img('create', '-q', '-f', 'luks', *SECRET, '-o', 'key-secret=key,iter-time=10,' + options,
-               tmp / 'image', '1M')
+    images.img('create', '-q', '-f', 'luks', *SECRET, '-o',
+               'key-secret=key,iter-time=10,' + options, tmp / 'image', '1M')
     agree(tmp, tmp / 'image')
 
 

@@ -20,14 +20,17 @@ parse_image(const uint8_t *data, size_t len)
 {
 	CLEANUP(error_freep) struct error *err = NULL;
 	CLEANUP(cleanup_close) int fd = memfd_create("image", MFD_CLOEXEC);
+	struct image_cipher cipher;
 	struct image *im = NULL;
 	char path[40];
 
 	if (fd < 0 || write(fd, data, len) != (ssize_t)len)
 		abort();
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (image_read(path, &im, &err) == 0 && im->backing)
-		free(image_path_beside(im, im->backing));
+	if (image_read(path, &im, &err) == 0) {
+		image_describe_cipher(im, &cipher);
+		(void)image_choose_snapshot(im, "snapshot.id=1,snapshot.name=one", NULL);
+	}
 	image_free(im);
 }
 

@@ -128,6 +128,8 @@ def main():
         folder = os.path.join(sys.argv[1], 'fuzz_' + make.__name__)
         os.makedirs(folder, exist_ok=True)
         make(folder)
+        # What quoin info and rescue read by themselves is the same.
+        shutil.copytree(folder, os.path.join(sys.argv[1], 'fuzz_image'), dirs_exist_ok=True)
 
 
 if __name__ == '__main__':

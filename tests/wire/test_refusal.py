@@ -245,6 +245,18 @@ def test_a_file_without_a_luks_header_is_no_luks_volume(start):
     assert 'Volume is not in LUKS format' in reply['error']['desc']
 
 
+def test_a_luks_header_that_is_apart_is_part_of_the_command(start, tmp):
+    images.luks(tmp / 'header', KEY)
+    images.raw(tmp / 'volume', bytes(1 << 20))
+    d = start()
+    reply = d.ask('blockdev-add', {'driver': 'luks', 'node-name': 'n', 'header': file_ref(
+        tmp / 'header'), 'file': file_ref(tmp / 'volume')})
+    assert "'%s' is encrypted (LUKS)" % (tmp / 'volume') in reply['error']['desc']
+    assert reply['error']['desc'].endswith('quoin rescue --header %s %s %s.raw' % (
+        tmp / 'header', tmp / 'volume', tmp / 'volume'))
+    assert d.cmd('query-named-block-nodes') == []
+
+
 def test_the_plain_image_is_to_lie_beside_the_source(start, tmp):
     path = tmp / 'geheim.qcow2'
     images.qcow2_aes(path, KEY)
