@@ -165,6 +165,18 @@ def test_a_damaged_table_is_no_obstacle_to_the_active_state(tmp):
     assert r.status == 0, r.err
 
 
+def test_a_table_that_was_cut_off_is_no_empty_disk(tmp):
+    image = snapshots(tmp, 'qcow2')
+    data = content(image)
+    at = struct.unpack_from('>Q', data, 64)[0]              # the first snapshot's entry
+    with open(image, 'r+b') as f:
+        f.seek(at)
+        f.write(struct.pack('>Q', len(data) + 65536 & -65536))   # its L1 table
+    r = rescue(tmp, '--snapshot', '1', image, tmp / 'out')
+    assert r.status == 1 and 'Could not read' in r.err, r.err
+    assert not os.path.exists(tmp / 'out')
+
+
 def test_names_do_nothing_to_a_terminal(tmp):
     image = snapshots(tmp, 'qcow2')
     image.write_bytes(content(image).replace(b'a,b', b'a\x1bb'))    # former tables too
