@@ -144,7 +144,7 @@ qcow2_place_drop(struct qcow2 *q, struct qcow2_place *p)
 			if (!(p->table[i] & QCOW2_OFFSET_MASK))
 				continue;
 			n = run_of(q, p, i);
-			qcow2_refs_drop_later(q, p->table[i], n, QCOW2_FREE_OTHER);
+			qcow2_refs_drop_later(q, p->table[i], n, QCOW2_FREE_CUT);
 		}
 		qcow2_refs_drop_later(q, p->off, table_clusters(q, p), QCOW2_FREE_OTHER);
 		qcow2_unlock(q);

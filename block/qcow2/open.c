@@ -166,6 +166,7 @@ apply_options(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct erro
 						      : q->node->discard_unmap;
 	q->pass_discard[QCOW2_FREE_SNAPSHOT] =
 		!o->has_pass_discard_snapshot || o->pass_discard_snapshot;
+	q->pass_discard[QCOW2_FREE_CUT] = true;
 	q->pass_discard[QCOW2_FREE_OTHER] = o->has_pass_discard_other && o->pass_discard_other;
 	q->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
 	if (o->has_lazy_refcounts)

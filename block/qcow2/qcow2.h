@@ -100,6 +100,7 @@ struct qcow2_dirty {
 /* Why clusters are freed: decides whether the file below hears of it. */
 enum qcow2_free_why {
 	QCOW2_FREE_OTHER,
+	QCOW2_FREE_CUT,		/* what a disk made smaller, or a bitmap, held: always */
 	QCOW2_FREE_REQUEST,	/* a guest's discard */
 	QCOW2_FREE_SNAPSHOT,
 	QCOW2_FREE_NEVER,

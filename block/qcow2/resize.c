@@ -245,7 +245,7 @@ drop_tables(struct qcow2 *q, uint64_t first)
 			qcow2_lock(q);
 			continue;
 		}
-		qcow2_refs_drop_later(q, table, 1, QCOW2_FREE_OTHER);
+		qcow2_refs_drop_later(q, table, 1, QCOW2_FREE_CUT);
 	}
 	qcow2_unlock(q);
 }
@@ -262,7 +262,7 @@ shrink(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
 		return error_set(errp, "Preallocation can't be used for shrinking an image");
 	if (from < to)
 		r = qcow2_map_change(q, from, (to - from) >> q->cluster_bits, true,
-				     QCOW2_FREE_REQUEST, no_entry, NULL, &done);
+				     QCOW2_FREE_CUT, no_entry, NULL, &done);
 	if (r < 0)
 		return error_set_errno(errp, r, "Failed to discard cropped clusters"), -1;
 	/* What was in the tables is written before they go. */

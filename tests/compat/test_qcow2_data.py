@@ -30,10 +30,14 @@ def base_of(rng):
                     for _ in range(SIZE // 8192)) + b'x' * 512
 
 
-def serve(pair, *, below='unmap', **options):
+def add(pair, *, below='unmap', **options):
     pair.ask('blockdev-add', {
         'driver': 'qcow2', 'node-name': 'disk', **options,
         'file': {'driver': 'file', 'filename': 'DIR/disk.qcow2', 'discard': below}})
+
+
+def serve(pair, **options):
+    add(pair, **options)
     pair.ask('nbd-server-start',
              {'addr': {'type': 'unix', 'data': {'path': 'DIR/nbd.sock'}}})
     pair.ask('block-export-add',
@@ -189,3 +193,96 @@ def test_the_image_is_described_alike(pair, shape):
         return image['format-specific'], image['cluster-size'], image['virtual-size']
     specific, *_ = pair.each(described)
     assert specific['data'].get('extended-l2', False) == ('subclusters' in shape)
+
+
+# ---- what becomes of clusters that no request has freed ----
+
+def blocks(side):
+    return os.stat(side.folder / 'disk.qcow2').st_blocks * 512
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'pass-discard-snapshot': True}, {'pass-discard-snapshot': False},
+    {'discard': 'unmap', 'pass-discard-snapshot': False}, {'below': 'ignore'}], ids=str)
+def test_what_the_file_hears_of_a_snapshot_that_goes(pair, options):
+    """All of the disk is overwritten behind the snapshot, so it has clusters of its own."""
+    pair.prepare(make)
+    add(pair, **options)
+    pair.ask('nbd-server-start',
+             {'addr': {'type': 'unix', 'data': {'path': 'DIR/nbd.sock'}}})
+
+    def fill(byte):
+        pair.ask('block-export-add',
+                 {'type': 'nbd', 'id': 'e', 'node-name': 'disk', 'writable': True})
+        for side in pair.sides:
+            images.io('nbd+unix:///disk?socket=%s/nbd.sock' % side.folder,
+                      'write -P %d 0 4M' % byte, 'flush')
+            side.ask('block-export-del', {'id': 'e', 'mode': 'hard'})
+            side.daemon.wait_event('BLOCK_EXPORT_DELETED', id='e')
+    fill(1)
+    pair.ask('blockdev-snapshot-internal-sync', {'device': 'disk', 'name': 's'})
+    fill(2)
+    assert min(blocks(s) for s in pair.sides) >= 2 * SIZE
+    pair.each(lambda s: s.ask('blockdev-snapshot-delete-internal-sync',
+                              {'device': 'disk', 'name': 's'}).keys())
+    pair.ask('blockdev-del', {'node-name': 'disk'})
+    pair.each(in_use)
+    gone = pair.each(lambda s: blocks(s) < 2 * SIZE)
+    assert gone == (options.get('pass-discard-snapshot', True) and 'below' not in options)
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'pass-discard-request': False, 'pass-discard-other': False}, {'below': 'ignore'}], ids=str)
+def test_what_the_file_hears_of_a_disk_made_smaller(pair, options):
+    """The end of the disk lies in the middle of the file."""
+    pair.prepare(make)
+    serve(pair, **options)
+    for side in pair.sides:
+        images.io('nbd+unix:///disk?socket=%s/nbd.sock' % side.folder,
+                  'write -P 1 2M 2M', 'flush', 'write -P 2 0 2M', 'flush')
+        side.ask('block-export-del', {'id': 'e', 'mode': 'hard'})
+        side.daemon.wait_event('BLOCK_EXPORT_DELETED', id='e')
+    pair.ask('block_resize', {'node-name': 'disk', 'size': 2 << 20})
+    pair.ask('blockdev-del', {'node-name': 'disk'})
+    pair.each(in_use)
+    gone = pair.each(lambda s: blocks(s) < SIZE)
+    assert gone == ('below' not in options)
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'pass-discard-other': True}, {'pass-discard-other': False},
+    {'pass-discard-other': True, 'below': 'ignore'}], ids=str)
+def test_what_the_file_hears_of_a_bitmap_that_goes(pair, options):
+    """4 MiB of it, for a disk of 16 GiB."""
+    big = 16 << 30
+
+    def make_big(folder):
+        images.img('create', '-q', '-f', 'qcow2', folder / 'disk.qcow2', big)
+        images.img('bitmap', '--add', '-g', '512', folder / 'disk.qcow2', 'b')
+    pair.prepare(make_big)
+    serve(pair, **options)
+    play(pair, [(nbdraw.WRITE_ZEROES, off, 1 << 30, 0, 0) for off in range(0, big, 1 << 30)])
+    before = [blocks(s) for s in pair.sides]
+    assert min(before) > SIZE
+    add(pair, **options)
+    pair.ask('block-dirty-bitmap-remove', {'node': 'disk', 'name': 'b'})
+    pair.ask('blockdev-del', {'node-name': 'disk'})
+    pair.each(in_use)
+    gone = pair.each(lambda s: blocks(s) < before[pair.sides.index(s)] - SIZE // 2)
+    assert gone == ('below' not in options)
+
+
+@pytest.mark.parametrize('options', [{}, {'pass-discard-other': True}], ids=str)
+def test_what_the_file_hears_of_other_clusters(pair, options):
+    """An L1 table of 2 MiB gives way to one of 4 MiB."""
+    pair.prepare(lambda folder: images.img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512',
+                                           folder / 'disk.qcow2', 4 << 30))
+    add(pair, **options)
+    pair.ask('block_resize', {'node-name': 'disk', 'size': 8 << 30})
+    before = {s.name: blocks(s) for s in pair.sides}
+    assert min(before.values()) >= 2 << 20
+    pair.ask('block_resize', {'node-name': 'disk', 'size': 16 << 30})
+    pair.ask('blockdev-del', {'node-name': 'disk'})
+    pair.each(in_use)
+    gone = pair.each(lambda s: blocks(s) - before[s.name] < 3 << 20)
+    assert gone == options.get('pass-discard-other', False)
