@@ -61,6 +61,31 @@ make_block(struct qcow2 *q, uint64_t block)
 	return 0;
 }
 
+/* Blocks from `first` on, of which the first clusters of their ranges are counted. */
+struct batch {
+	uint64_t first, blocks, counted, host;
+};
+
+/* Write them; nothing points there yet. */
+static int
+write_blocks(struct qcow2 *q, const struct batch *b, uint8_t *buf, uint64_t *ret_end)
+{
+	uint64_t counted = b->counted, host = b->host;
+	int r = 0;
+
+	for (uint64_t k = 0; k < b->blocks && !r; k++, host += q->cluster_size) {
+		uint64_t n = min_u64(counted, UINT64_C(1) << q->refblock_bits);
+
+		memset(buf, 0, q->cluster_size);
+		for (uint64_t i = 0; i < n; i++)
+			qcow2_refcount_put(buf, q->refcount_order, i, 1);
+		counted -= n;
+		r = node_pwrite(qcow2_file(q), host, buf, q->cluster_size);
+	}
+	*ret_end = host;
+	return r;
+}
+
 /* Where the larger table goes: behind all that the old one counts. */
 struct plan {
 	uint64_t first;		/* number of the first new block */
@@ -97,25 +122,18 @@ plan_table(const struct qcow2 *q, uint64_t block, struct plan *p)
 static int
 write_plan(struct qcow2 *q, const struct plan *p, uint64_t *table)
 {
-	uint64_t counted = p->blocks + p->clusters, len = p->clusters << q->cluster_bits;
+	const struct batch b = { p->first, p->blocks, p->blocks + p->clusters, p->host };
+	uint64_t len = p->clusters << q->cluster_bits, host;
 	CLEANUP(cleanup_free) uint8_t *buf = zeroed(q, max_u64(q->cluster_size, len));
-	uint64_t host = p->host;
 	int r;
 
 	if (!buf)
 		return -ENOMEM;
-	for (uint64_t b = 0; b < p->blocks; b++, host += q->cluster_size) {
-		uint64_t n = min_u64(counted, UINT64_C(1) << q->refblock_bits);
-
-		memset(buf, 0, q->cluster_size);
-		for (uint64_t i = 0; i < n; i++)
-			qcow2_refcount_put(buf, q->refcount_order, i, 1);
-		counted -= n;
-		r = node_pwrite(qcow2_file(q), host, buf, q->cluster_size);
-		if (r < 0)
-			return r;
-		table[p->first + b] = host;
-	}
+	r = write_blocks(q, &b, buf, &host);
+	if (r < 0)
+		return r;
+	for (uint64_t k = 0; k < p->blocks; k++)
+		table[p->first + k] = p->host + (k << q->cluster_bits);
 	for (uint64_t i = 0; i < p->entries; i++)
 		put_be64(buf + 8 * i, table[i]);
 	return node_pwrite(qcow2_file(q), host, buf, len);
@@ -212,4 +230,79 @@ qcow2_grow_refs(struct qcow2 *q, uint64_t block)
 	if (q->reftable[block] & ~UINT64_C(511))
 		return 0;
 	return make_block(q, block);
+}
+
+/* ---- many clusters in a row ---- */
+
+/* The number of the first block behind all that exist; making_refs is held, or it is
+ * just a guess. */
+static uint64_t
+blocks_end(struct qcow2 *q)
+{
+	uint64_t n;
+
+	qcow2_lock(q);
+	n = q->reftable_size;
+	while (n && !(q->reftable[n - 1] & ~UINT64_C(511)))
+		n--;
+	qcow2_unlock(q);
+	return n;
+}
+
+uint64_t
+qcow2_grow_end(struct qcow2 *q)
+{
+	return blocks_end(q) << q->refblock_bits;
+}
+
+static int
+make_batch(struct qcow2 *q, const struct batch *b)
+{
+	CLEANUP(cleanup_free) uint8_t *buf = zeroed(q, q->cluster_size);
+	uint64_t end;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	qcow2_lock(q);
+	r = qcow2_overlap_check(q, QCOW2_OVERLAP_CACHED, b->host,
+				b->counted << q->cluster_bits);
+	qcow2_unlock(q);
+	if (!r)
+		r = write_blocks(q, b, buf, &end);
+	if (r < 0)
+		return r;
+	qcow2_lock(q);
+	for (uint64_t k = 0; k < b->blocks; k++)
+		enter_block(q, b->first + k, b->host + (k << q->cluster_bits));
+	qcow2_refs_mark_used(q, b->host, b->counted << q->cluster_bits);
+	qcow2_unlock(q);
+	return 0;
+}
+
+int
+qcow2_grow_take(struct qcow2 *q, uint64_t n, uint64_t limit, uint64_t *ret_host)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->making_refs;
+	struct batch b = { .blocks = div_up(n, (UINT64_C(1) << q->refblock_bits) - 1) };
+	int r;
+
+	b.counted = b.blocks + n;
+	co_mutex_lock(held);
+	b.first = blocks_end(q);
+	/* A larger table comes with blocks too, so the end moves. */
+	while (b.first + b.blocks > q->reftable_size) {
+		r = grow_table(q, b.first + b.blocks - 1);
+		if (r < 0)
+			return r;
+		b.first = blocks_end(q);
+	}
+	if (b.counted > limit || (b.first << q->refblock_bits) > limit - b.counted)
+		return -ENOSPC;
+	b.host = b.first << (q->refblock_bits + q->cluster_bits);
+	r = make_batch(q, &b);
+	if (r < 0)
+		return r;
+	*ret_host = b.host + (b.blocks << q->cluster_bits);
+	return 0;
 }

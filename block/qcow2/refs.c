@@ -301,11 +301,11 @@ lock_free(struct qcow2 *q, uint64_t limit, struct qcow2_slice **ret_slice, uint6
 	return 0;
 }
 
-int
-qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *ret_got,
-		bool *ret_fresh)
+static int
+take(struct qcow2 *q, uint64_t want, uint64_t limit, uint64_t *ret_host, uint64_t *ret_got,
+     bool *ret_fresh)
 {
-	uint64_t limit = cluster_limit(q), from, first, got;
+	uint64_t from, first, got;
 	struct qcow2_slice *s;
 	int r = lock_free(q, limit, &s, &from, &first);
 
@@ -329,7 +329,15 @@ qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *re
 }
 
 int
-qcow2_refs_take_all(struct qcow2 *q, uint64_t n, uint64_t *ret_host)
+qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t *ret_host, uint64_t *ret_got,
+		bool *ret_fresh)
+{
+	return take(q, want, cluster_limit(q), ret_host, ret_got, ret_fresh);
+}
+
+/* Exactly n clusters, all of them before `limit`. */
+static int
+take_run(struct qcow2 *q, uint64_t n, uint64_t limit, uint64_t *ret_host)
 {
 	uint64_t host = 0, got = 0, end, more, next;
 	bool fresh;
@@ -340,12 +348,12 @@ qcow2_refs_take_all(struct qcow2 *q, uint64_t n, uint64_t *ret_host)
 	struct { uint64_t host, n; } *rest = NULL;
 	size_t n_rest = 0;
 
-	r = qcow2_refs_take(q, n, &host, &got, &fresh);
+	r = take(q, n, limit, &host, &got, &fresh);
 	if (r < 0)
 		return r;
 	while (got < n) {
 		end = host + (got << q->cluster_bits);
-		r = qcow2_refs_take(q, n - got, &next, &more, &fresh);
+		r = take(q, n - got, limit, &next, &more, &fresh);
 		if (r < 0)
 			break;
 		if (next == end) {
@@ -372,6 +380,20 @@ qcow2_refs_take_all(struct qcow2 *q, uint64_t n, uint64_t *ret_host)
 	if (!r)
 		*ret_host = host;
 	return r;
+}
+
+int
+qcow2_refs_take_all(struct qcow2 *q, uint64_t n, uint64_t *ret_host)
+{
+	uint64_t limit = cluster_limit(q);
+	int r;
+
+	if (n < UINT64_C(1) << q->refblock_bits)
+		return take_run(q, n, limit, ret_host);
+	/* No such run begins where each range has its block in it.  But blocks that came
+	 * otherwise may have left one. */
+	r = take_run(q, n, min_u64(limit, qcow2_grow_end(q)), ret_host);
+	return r == -ENOSPC ? qcow2_grow_take(q, n, limit, ret_host) : r;
 }
 
 int

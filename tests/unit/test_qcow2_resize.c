@@ -147,12 +147,92 @@ a_call_that_fails_while_shrinking_corrupts_nothing(void **state)
 	try_sizes(200 << 10, (40 << 10) + 512);
 }
 
+/* ---- an L1 table of more clusters than a refcount block counts ---- */
+
+enum { LARGE = 1 << 30, LAST = LARGE - 512 };
+
+static void
+check_clean(struct node *image, bool leaks_allowed)
+{
+	struct check_result c;
+
+	assert_int_equal(qcow2_check(image->state, 0, NULL, &c), 0);
+	assert_int_equal(c.corruptions + c.errors, 0);
+	assert_true(leaks_allowed || !c.leaks);
+}
+
+/* Use the disk up to its end; each snapshot needs another such table. */
+static void
+use_large(struct node *file, struct node *image)
+{
+	uint64_t size = 0;
+	uint8_t buf[512];
+
+	memset(buf, 'x', sizeof(buf));
+	assert_int_equal(node_pwrite(image, LAST, buf, sizeof(buf)), 0);
+	for (int i = 0; i < 6; i++) {
+		assert_int_equal(qcow2_snapshot_ops.take(image, "s"), 0);
+		assert_int_equal(qcow2_snapshot_ops.drop(image, NULL, "s", NULL), 0);
+		/* What one left is room for the next. */
+		if (i == 1)
+			size = atomic_load(&file->size);
+	}
+	assert_true(atomic_load(&file->size) <= size + (256 << 10));
+	memset(buf, 0, sizeof(buf));
+	assert_int_equal(node_pread(image, LAST, buf, sizeof(buf)), 0);
+	assert_int_equal(buf[0], 'x');
+}
+
+static void
+grow_large_co(void *arg)
+{
+	const struct qcow2_format f = { .size = 1 << 20, .version = 3, .cluster_bits = 9,
+					.refcount_order = *(unsigned *)arg };
+	bool failed = true;
+
+	for (long n = 1; failed; n++) {
+		struct node *file = mem_new(), *image = q2_make(file, &f, NULL);
+		struct mem_faults *faults = mem_faults(file);
+		bool changed;
+
+		*faults = (struct mem_faults){ .fail_at = n, .error = -ENOSPC };
+		changed = !qcow2_truncate(image, LARGE, false, PREALLOC_OFF, NULL);
+		failed = !faults->fail_at;
+		assert_true(failed || changed);
+		faults->fail_at = 0;
+		assert_true(atomic_load(&file->size) < 8 << 20);
+		if (!failed) {
+			use_large(file, image);
+			assert_int_equal(qcow2_settle(image->state), 0);
+			check_clean(image, false);
+		}
+		(void)q2_close(image);
+		atomic_store(&file->flush_error, 0);
+		image = q2_open(file, NULL, false, NULL);
+		assert_non_null(image);
+		check_clean(image, failed);
+		assert_int_equal(q2_close(image), 0);
+		mem_free(file);
+	}
+}
+
+static void
+tables_longer_than_a_range_of_counts_find_room(void **state)
+{
+	unsigned orders[] = { 4, 6 };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(orders); i++)
+		run(grow_large_co, &orders[i]);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CO_TEST(a_call_that_fails_while_growing_corrupts_nothing),
 		CO_TEST(a_call_that_fails_while_shrinking_corrupts_nothing),
+		CO_TEST(tables_longer_than_a_range_of_counts_find_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
