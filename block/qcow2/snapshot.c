@@ -27,8 +27,16 @@
  * own once the switch is on disk.  What a cut leaves are clusters that count too much,
  * and flags that do not agree with the counts: too few of them cost a copy, and too
  * many, before the switch, mean clusters that only the active table uses.  The dirty
- * mark has the next one who opens the image for writing put that right.  (Version 2
- * has no such mark: `quoin check --repair` does it.)
+ * mark has the next one who opens the image for writing put that right.
+ *
+ * Version 2 has no such mark, and no order of writes does without: a flag and the count
+ * that it has to agree with lie in different sectors, so whichever is written first, a
+ * cut leaves flagged clusters that count two, or clusters that count one without a flag.
+ * Either way only the active table uses them, so writing in place and writing a copy
+ * are both right, and the image can be used as it is; a check finds them, and
+ * `quoin check --repair all` puts them right.  (Whole new tables and refcounts, with the
+ * header switched to all of them in one sector, would leave nothing to find.  For a
+ * format that is written today by request only that is not worth it.)
  *
  * Fails    Taking undoes what it did, in the reverse order, and the image is as it was.
  *          Should that fail too, or the switch in a way that leaves it unknown what

@@ -23,6 +23,18 @@ def documented(page):
     return {o for line in tags for o in re.findall(r'(?:^|[ "])(--[a-z][a-z-]+)', line)}
 
 
+def test_tests_that_a_table_names_are_there():
+    """In docs/nbd.md and qcow2.md, each name in a last column is of a test or its file."""
+    sources = {f: house.read(f) for f in house.files() if re.match(r'tests/.*\.(c|py)$', f)}
+    known = '\n'.join(sources) + '\n'.join(sources.values())
+    for page in ('docs/nbd.md', 'docs/qcow2.md'):
+        last = [line.split('|')[-2] for line in house.read(page).splitlines()
+                if line.startswith('|')]
+        names = set(re.findall(r'`((?:test_)?[a-z0-9]+(?:_[a-z0-9]+){2,})`', ' '.join(last)))
+        assert len(names) > 20, page
+        assert [n for n in sorted(names) if not re.search(r'\b%s\b' % n, known)] == [], page
+
+
 def verbs():
     return re.findall(r'^  ([a-z]+)\s', house.output(
         os.path.join(house.BUILD, 'quoin'), '--help'), re.M)

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+import nbdraw
 import peers
 from quoin import QmpError
 
@@ -172,6 +173,30 @@ def test_names_in_images_are_literal(start, tmp, img):
     d = start()
     fails(d, "Could not open backing file: Could not open '%s/json:" % tmp, 'blockdev-add',
           **qcow2(tmp / 'top.qcow2'))
+
+
+@pytest.mark.parametrize('stated', [True, False], ids=['raw', 'no format'])
+def test_a_raw_disk_that_looks_like_an_image_is_none(start, tmp, img, stated):
+    """A guest wrote a header into its disk, which is now the backing file."""
+    (tmp / 'canary.raw').write_bytes(b'c' * (1 << 20))
+    img('-f', 'qcow2', '-b', 'canary.raw', '-F', 'raw', 'disk', '1M')
+    header = (tmp / 'disk').read_bytes()
+    img('-f', 'qcow2', '-b', 'disk', '-F', 'raw', 'top.qcow2', '1M')
+    if not stated:
+        top = (tmp / 'top.qcow2').read_bytes()
+        extension = b'\xe2\x79\x2a\xca'      # the backing file's format
+        assert top.count(extension) == 1
+        (tmp / 'top.qcow2').write_bytes(top.replace(extension, b'none'))
+    d = start('--nbd-server', 'addr.type=unix,addr.path=%s/nbd' % tmp)
+    reply = d.ask('blockdev-add', qcow2(tmp / 'top.qcow2'))
+    assert str(tmp / 'canary.raw') not in open_files(d)
+    if 'error' in reply:
+        assert not stated
+        return
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'n'})
+    with nbdraw.connect(tmp / 'nbd', 'n') as c:
+        c.request(nbdraw.READ, 0, len(header))
+        assert c.simple(len(header))[2] == header
 
 
 # ---- making images ----
