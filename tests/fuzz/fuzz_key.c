@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "rescue/key.h"
 
+enum { LINE_END = 2 };		/* bytes, at most */
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 static struct key *
@@ -29,21 +31,31 @@ read_key(const uint8_t *data, size_t len)
 	return NULL;
 }
 
+/* Another end of the line, and the same in front of it. */
+static void
+check_variant(const struct key *k, unsigned i)
+{
+	CLEANUP(key_freep) struct key *v = NULL;
+	size_t same = k->len < LINE_END ? 0 : k->len - LINE_END;
+
+	if (key_variant(k, i, &v, NULL) < 0)
+		abort();
+	if (v->len < same || v->len > k->len + LINE_END || memcmp(v->bytes, k->bytes, same))
+		abort();
+	if (v->len == k->len && !memcmp(v->bytes, k->bytes, k->len))
+		abort();
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	CLEANUP(key_freep) struct key *k = read_key(data, len), *variant = NULL;
+	CLEANUP(key_freep) struct key *k = read_key(data, len);
 
 	if (!k)
 		return 0;
-	/* The exact bytes first; then one newline less or more. */
 	if (k->len != len || memcmp(k->bytes, data, len))
 		abort();
-	if (key_variant(k, &variant, NULL) < 0)
-		return 0;
-	if (variant->len != len + 1 && variant->len != len - 1)
-		abort();
-	if (memcmp(variant->bytes, data, variant->len < len ? variant->len : len))
-		abort();
+	for (unsigned i = 0; i < KEY_VARIANTS; i++)
+		check_variant(k, i);
 	return 0;
 }
