@@ -89,11 +89,15 @@ read_line(const struct quiet *q, uint8_t *buf, size_t size)
 
 	while (len < size) {
 		ssize_t n;
+		int ready = ppoll(&p, 1, NULL, &q->mask);
 
-		if (ppoll(&p, 1, NULL, &q->mask) < 0 && errno != EINTR)
-			return -errno;
 		if (caught)
 			return -EINTR;
+		/* Signals are blocked here: never read what might not be there. */
+		if (ready < 0 && errno == EINTR)
+			continue;
+		if (ready < 0)
+			return -errno;
 		n = read(q->tty, buf + len, 1);
 		if (n < 0 && errno != EINTR)
 			return -errno;

@@ -9,6 +9,7 @@ import pty
 import random
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import termios
@@ -166,6 +167,9 @@ class Terminal:
 
     @staticmethod
     def control():
+        # Whoever runs the tests may ignore these: nohup, a shell in the background.
+        for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(sig, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def expect(self, what):
