@@ -6,7 +6,7 @@
  *     crash --replay NAME        one workload, by its name
  *         --fault KINDS:N:ERRNO:FOR_GOOD
  *     crash --planted            find each planted bug (--enable-faults)
- *     crash --bug NAME           plant this one
+ *     crash --bug NAME           plant this one; with --planted: find it only
  */
 #include <errno.h>
 #include <getopt.h>
@@ -235,8 +235,11 @@ planted_bugs(void)
 
 	for (enum planted b = PLANTED_NONE + 1; b < PLANTED_BUGS; b++) {
 		int status;
-		pid_t pid = fork();
+		pid_t pid;
 
+		if (planted_now != PLANTED_NONE && b != planted_now)
+			continue;
+		pid = fork();
 		if (!pid)
 			hunt(b);
 		waitpid(pid, &status, 0);
