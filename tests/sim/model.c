@@ -107,7 +107,7 @@ model_resized(struct model *m, long submitted, uint64_t size, int result)
 	/* What it takes away may vanish at any moment of it. */
 	if (size < old)
 		op = (struct model_op){ .sector = size, .n = old - size, .weak = true,
-					.uncovers = true };
+					.uncovers = true, .reveals = m->spilled };
 	if (m->n_sizes > 1) {
 		size_t index = begin(m, op);
 
@@ -187,12 +187,26 @@ below(const struct model *m, bool mid, uint64_t sector)
 	return sector < m->below.base_n ? OF_BASE : 0;
 }
 
+/* May what uncovers a sector, its n-th touch, show that? */
+static bool
+may_show(const struct model *m, uint64_t sector, size_t n, uint32_t id)
+{
+	const struct model_touches *t = &m->touched[sector];
+	const struct model_op *op = &m->ops[t->op[n]];
+
+	if (!op->uncovers)
+		return false;
+	while (op->reveals && n-- > 0)
+		if (m->ops[t->op[n]].id == id)
+			return true;
+	return id == below(m, true, sector) || id == below(m, false, sector);
+}
+
 /* What is certain to be there hides all that had ended when it began. */
 static bool
 may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_t id)
 {
 	const struct model_touches *t = &m->touched[sector];
-	uint32_t first = below(m, true, sector), last = below(m, false, sector);
 	long hidden = 0;
 
 	for (size_t i = 0; i < t->n; i++) {
@@ -206,10 +220,10 @@ may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_
 		const struct model_op *op = &m->ops[t->op[i]];
 
 		if (op->submitted <= cut && op->done >= hidden &&
-		    (op->id == id || (op->uncovers && (id == first || id == last))))
+		    (op->id == id || may_show(m, sector, i, id)))
 			return true;
 	}
-	return !hidden && id == first;
+	return !hidden && id == below(m, true, sector);
 }
 
 const char *
@@ -253,7 +267,7 @@ model_moved(struct model *m, unsigned layer, uint64_t size)
 		return;
 	/* What is behind the smaller end is the other layer's own. */
 	model_resized(m, now, size, 0);
-	m->ops[m->n_ops - 1].uncovers = true;
+	m->ops[m->n_ops - 1].uncovers = m->ops[m->n_ops - 1].reveals = true;
 }
 
 unsigned

@@ -20,6 +20,7 @@ struct model_op {
 	uint32_t id;			/* 0: zeroes */
 	bool weak;			/* it may not have happened, for good */
 	bool uncovers;			/* may show what an untouched sector shows */
+	bool reveals;			/* and whatever was there at any time */
 	long submitted, done;
 };
 
@@ -64,6 +65,7 @@ struct model {
 	struct model_below below;
 	uint64_t sectors;		/* the largest size */
 	uint64_t size;			/* the present size */
+	bool spilled;			/* a commit began: layers below may hold anything since */
 	struct model_op *ops;
 	size_t n_ops, ops_room;
 	struct model_touches *touched;	/* of each sector, in order */

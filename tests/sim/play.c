@@ -301,6 +301,7 @@ do_commit(struct player *p, enum commit_kind kind)
 	if (base == LAYERS || p->world->sim.flush_failed ||
 	    model_has_snapshots(&p->world->model))
 		return;
+	p->world->model.spilled = true;
 	p->commits++;
 	commit_run(&p->world->sim, guest_node(p), p->open.image[top], p->open.image[base]);
 	p->commits--;
