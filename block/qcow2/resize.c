@@ -97,12 +97,13 @@ grow_l1(struct qcow2 *q, uint64_t n)
 static int
 write_size(struct qcow2 *q, uint64_t size)
 {
-	uint8_t field[8];
+	uint8_t field[8], old[8];
 	int r;
 
 	put_be64(field, size);
+	put_be64(old, q->header.size);
 	co_mutex_lock(&q->checkpoint);
-	r = qcow2_write_field(q, QCOW2_OFF_SIZE, field, sizeof(field));
+	r = qcow2_switch_field(q, QCOW2_OFF_SIZE, old, field, sizeof(field));
 	co_mutex_unlock(&q->checkpoint);
 	if (!r) {
 		qcow2_lock(q);

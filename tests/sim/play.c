@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Running a workload on an image. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,6 +205,20 @@ note_failure(const char *name, int err)
 	close_failed = true;
 }
 
+/* A change of size that failed may have been done all the same. */
+static void
+adopt_size(struct player *p)
+{
+	struct model *m = &p->world->model;
+	uint64_t size = node_size(guest_node(p)) / IMAGE_SECTOR;
+
+	if (size == m->size)
+		return;
+	if (!model_may_have_size(m, LONG_MAX, size))
+		complain(p->world, "open", "the size is another one");
+	model_resized(m, sim_tick(&p->world->sim), size, 0);
+}
+
 static bool
 start(struct player *p)
 {
@@ -218,6 +233,7 @@ start(struct player *p)
 		setup_close(&p->open);
 		return false;
 	}
+	adopt_size(p);
 	return true;
 }
 
