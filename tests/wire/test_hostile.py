@@ -17,7 +17,7 @@ import quoin
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 EVERY = 1 if os.environ.get('QUOIN_BROKEN') == 'all' else 50
 MEMORY = 120 << 10      # KiB that the daemon may grow by; a cap is 32 MiB
-KINDS = ['plain', 'v2', 'snapshots', 'compressed', 'bitmaps', 'qcow']
+KINDS = ['plain', 'v2', 'snapshots', 'compressed', 'bitmaps', 'subclusters', 'qcow']
 
 # How a refusal names what is broken.
 NAMED = {
