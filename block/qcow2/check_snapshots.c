@@ -280,6 +280,12 @@ qcow2_check_snapshots(struct qcow2_checker *c)
 	const struct qcow2 *q = c->q;
 	int r = 0;
 
+	/* A data file has one state only. */
+	if (q->external_data && q->nb_snapshots) {
+		qcow2_check_say(c, "ERROR %" PRIu32 " snapshots in image with data file",
+				q->nb_snapshots);
+		c->result->corruptions++;
+	}
 	for (uint32_t i = 0; i < q->nb_snapshots && !r; i++)
 		r = check_snapshot(c, &q->snapshots[i]);
 	if (!r && q->nb_snapshots)
