@@ -59,7 +59,7 @@ is_sound(const struct qcow2 *q, const uint8_t *e)
 	uint64_t off = get_be64(e), n = get_be32(e + 8), bytes = n << q->cluster_bits;
 	uint32_t flags = get_be32(e + 12);
 
-	if (!off || !is_aligned(off, q->cluster_size) || off > (uint64_t)INT64_MAX / 2 ||
+	if (!off || !is_aligned(off, q->cluster_size) || off > (uint64_t)INT64_MAX - 8 * n ||
 	    !n || n > QCOW2_BITMAP_TABLE_MAX || bytes > QCOW2_BITMAP_BYTES_MAX)
 		return false;
 	if ((flags & FLAGS_RESERVED) || e[16] != QCOW2_BITMAP_TYPE ||
