@@ -166,6 +166,15 @@ end_work(struct change *c)
 	co_queue_wake_all(&work_ends);
 }
 
+void
+change_wait_all(void)
+{
+	co_mutex_lock(&change_lock);
+	co_mutex_unlock(&change_lock);
+	while (!list_empty(&working))
+		co_queue_wait(&work_ends, NULL);
+}
+
 /* ---- beginning and ending ---- */
 
 /* The lock, with nobody above the nodes held under way, or at work. */

@@ -76,6 +76,9 @@ int change_begin_joining(struct change *c, struct node *const *nodes, size_t cou
 void change_work(struct change *c);
 int change_end(struct change *c, int result);	/* returns result */
 
+/* Wait until no change is under way; the last ones' nodes may still be closing. */
+void change_wait_all(void);
+
 /* Record a step that has taken effect. */
 void change_add(struct change *c, struct change_step *s);
 /* n's permissions are to be computed anew. */

@@ -4,6 +4,7 @@
 #include "aio/co.h"
 #include "base/cleanup.h"
 #include "block/driver.h"
+#include "block/graph.h"
 #include "block/node.h"
 
 /* More of them than these are left for the next call. */
@@ -43,6 +44,15 @@ node_has_peer(const struct node *n)
 	return false;
 }
 
+static void
+give_up_leaves(const struct leaves *l, int64_t silent_ns)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		l->node[i]->driver->give_up(l->node[i], silent_ns);
+		node_unpin(l->node[i]);
+	}
+}
+
 void
 node_give_up(struct node *const *nodes, size_t count, int64_t silent_ns)
 {
@@ -50,10 +60,18 @@ node_give_up(struct node *const *nodes, size_t count, int64_t silent_ns)
 
 	for (size_t i = 0; i < count; i++)
 		gather(nodes[i], &l);
-	for (size_t i = 0; i < l.n; i++) {
-		l.node[i]->driver->give_up(l.node[i], silent_ns);
-		node_unpin(l.node[i]);
-	}
+	give_up_leaves(&l, silent_ns);
+}
+
+static void
+give_up_all(int64_t silent_ns)
+{
+	struct leaves l = { .n = 0 };
+	struct node *n;
+
+	LIST_FOREACH(n, &graph_nodes, in_all)
+		gather(n, &l);
+	give_up_leaves(&l, silent_ns);
 }
 
 static void
@@ -61,7 +79,10 @@ look(void *patience)
 {
 	struct give_up_patience *p = patience;
 
-	node_give_up(&p->node, 1, p->silent_ns);
+	if (p->node)
+		node_give_up(&p->node, 1, p->silent_ns);
+	else
+		give_up_all(p->silent_ns);
 	p->looking = false;
 	if (p->waiting)
 		co_wake(p->owner);

@@ -5,8 +5,8 @@
  *	... wait for requests on n and below ...
  *	give_up_end(&p);
  *
- * Meanwhile a peer below n that is silent for silent_ns, while it owes an answer,
- * is given up: its requests fail.
+ * Meanwhile a peer below n, or any peer where n is NULL, that is silent for silent_ns
+ * while it owes an answer is given up: its requests fail.
  *
  * Context    coroutine on loop 0.
  * Ownership  p and n live until give_up_end().

@@ -198,7 +198,13 @@ close_owned(bool (*fits)(const struct node *n))
 void
 node_close_all(void)
 {
+	struct give_up_patience p;
+
+	/* A change may hang on its disk, and hold what is to be closed. */
+	give_up_begin(&p, NULL, SILENT_NS);
+	change_wait_all();
 	close_owned(NULL);
+	give_up_end(&p);
 }
 
 void

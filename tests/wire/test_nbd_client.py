@@ -422,7 +422,9 @@ def test_a_job_is_cancelled_while_the_server_is_silent(start, tmp, side):
         s.silent = False
         own = served(d, tmp)
         assert io(own, 'read -P 97 0 64k').status == 0
-        d.cmd('block-export-del', id='e')
+        # qemu-io's connection may not be over yet.
+        d.cmd('block-export-del', id='e', mode='hard')
+        d.wait_event('BLOCK_EXPORT_DELETED', id='e')
         d.cmd('nbd-server-stop')
         d.cmd('blockdev-del', node_name='n')
         d.stop()
@@ -448,7 +450,6 @@ def test_a_guest_goes_on_when_a_backup_to_a_silent_server_is_cancelled(start, tm
     assert disk.read_bytes()[:512] == b'g' * 512
 
 
-@pytest.mark.limit(120)
 def image_on(s, tmp, d):
     """A qcow2 image on the server, with room to grow, as node 'q'."""
     images.qcow2(tmp / 'i.qcow2', '8M')
@@ -458,9 +459,12 @@ def image_on(s, tmp, d):
         'driver': 'nbd', 'server': unix(s.path), 'reconnect-delay': 60}})
 
 
-@pytest.mark.parametrize('command, arguments', [
+CHANGES = pytest.mark.parametrize('command, arguments', [
     ('blockdev-snapshot-internal-sync', {'device': 'q', 'name': 's'}),
     ('block_resize', {'node-name': 'q', 'size': 512 * MIB})], ids=['snapshot', 'resize'])
+
+
+@CHANGES
 def test_a_command_on_a_silent_server_holds_up_no_other(start, tmp, command, arguments):
     (tmp / 'o.raw').write_bytes(bytes(MIB))
     with nbdserver.Server(tmp / 's.sock', bytes(4 * MIB)) as s:
@@ -488,6 +492,20 @@ def test_a_command_on_a_silent_server_holds_up_no_other(start, tmp, command, arg
         d.stop()
 
 
+@pytest.mark.limit(120)
+@CHANGES
+def test_the_daemon_ends_while_a_command_waits_for_the_server(start, tmp, command, arguments):
+    with nbdserver.Server(tmp / 's.sock', bytes(4 * MIB)) as s:
+        d = start()
+        image_on(s, tmp, d)
+        asked, s.silent = len(s.requests), True
+        other = d.connect()
+        other.send_raw(json.dumps({'execute': command, 'arguments': arguments}).encode())
+        wait_for(lambda: len(s.requests) > asked)
+        d.stop(limit=60 * quoin.SLOW, status=None)
+
+
+@pytest.mark.limit(120)
 def test_the_daemon_ends_while_the_server_is_silent(start, tmp):
     with nbdserver.Server(tmp / 's.sock', b'a' * MIB) as s:
         other = tmp / 'o.raw'
