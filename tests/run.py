@@ -31,7 +31,8 @@ DEADLINE = time.monotonic() + float(os.environ.get('QUOIN_TEST_TIME', '3400'))
 # What the sanitizers cost: time limits are multiplied by it.
 BUILDS = collections.OrderedDict(
     plain=('build', 1), clang=('build/clang', 1), lean=('build/lean', 1),
-    asan=('build/asan', 3), tsan=('build/tsan', 8), faults=('build/faults', 1))
+    asan=('build/asan', 3), tsan=('build/tsan', 8), faults=('build/faults', 1),
+    fuzz=('build/fuzz', 3))
 
 # name: (build it needs, kind, what, seconds on an idle machine at most)
 SUITES = collections.OrderedDict([
