@@ -81,12 +81,15 @@ qcow2_sub_mask(unsigned lo, unsigned hi)
 }
 
 /* Has the entry a host cluster, that is not compressed?  In an external data file
- * it may be the very first one, which only the flag tells from none. */
+ * it may be the very first one, which only the flag tells from none; but as in QEMU
+ * not if the cluster reads as zeroes. */
 static inline bool
 qcow2_l2e_has_host(const struct qcow2 *q, struct qcow2_l2e e)
 {
-	return !(e.entry & QCOW2_COMPRESSED) &&
-	       (e.entry & (QCOW2_OFFSET_MASK | (q->external_data ? QCOW2_COPIED : 0)));
+	if (e.entry & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK))
+		return !(e.entry & QCOW2_COMPRESSED);
+	return q->external_data && e.entry & QCOW2_COPIED &&
+	       (q->extended_l2 || !(e.entry & QCOW2_ZERO_BIT));
 }
 
 /* Is there data in its host cluster?  Its kinds are sound. */

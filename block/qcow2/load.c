@@ -237,6 +237,10 @@ qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct erro
 
 	if (n > QCOW2_L1_MAX / sizeof(*l1) || s->disk_size > INT64_MAX)
 		return error_set(errp, "The disk of snapshot '%s' is too large", s->name);
+	if (!s->l1_off && s->l1_size)
+		return error_set(errp, "Snapshot L1 table offset invalid");
+	if (qcow2_snapshot_check(q, s, errp))
+		return -1;
 	if (load_table(q, s->l1_off, s->l1_size, &l1, "snapshot L1 table", errp))
 		return -1;
 	spoil_cut_entries(q, s->l1_off, l1, s->l1_size);

@@ -177,6 +177,19 @@ def test_a_table_that_was_cut_off_is_no_empty_disk(tmp):
     assert not os.path.exists(tmp / 'out')
 
 
+def test_a_table_that_cannot_be_one_is_no_empty_disk(tmp):
+    image = snapshots(tmp, 'qcow2')
+    for place in (0, 512):
+        with open(image, 'r+b') as f:
+            f.seek(64)
+            table = struct.unpack('>Q', f.read(8))[0]
+            f.seek(table)       # the first snapshot's L1 table
+            f.write(struct.pack('>Q', place))
+        r = rescue(tmp, '--salvage', '--snapshot', '1', image, tmp / 'out')
+        assert r.status == 1 and 'Snapshot L1 table offset invalid' in r.err, r
+        assert not (tmp / 'out').exists()
+
+
 def test_names_do_nothing_to_a_terminal(tmp):
     image = snapshots(tmp, 'qcow2')
     image.write_bytes(content(image).replace(b'a,b', b'a\x1bb'))    # former tables too
