@@ -89,8 +89,7 @@ def test_large_clusters_of_a_layer(tmp, size):
 def test_an_interrupted_run_goes_on(tmp, sig):
     plain, image = sample(tmp, 'qcow')
     options = [*COMPRESS, 'zlib']
-    if not cut_short(tmp, image, *options, sig=sig):
-        pytest.skip('it had ended before it could be killed')
+    cut_short(tmp, image, *options, sig=sig)
     r = rescue(tmp, '--resume', *COMPRESS[:2], image, tmp / 'out')
     assert r.status == 1 and 'the options were changed since it was begun' in r.err
     r = rescue(tmp, '--resume', '--verify', *options, image, tmp / 'out')
