@@ -6,6 +6,8 @@
 
 #define COMPRESSED (UINT64_C(1) << 63)
 
+enum { LOOKS_MAX = 16384 };	/* for one run, so that others have their turn */
+
 int
 qcow_find_l2(struct qcow *q, uint64_t off, struct qcow_table *ret)
 {
@@ -23,19 +25,6 @@ qcow_find_l2(struct qcow *q, uint64_t off, struct qcow_table *ret)
 		return -EIO;
 	ret->off = table;
 	return 0;
-}
-
-/* The L2 entry of the cluster at off; 0 where there is no table. */
-static int
-find_entry(struct qcow *q, uint64_t off, uint64_t *ret)
-{
-	struct qcow_table l2;
-	int r = qcow_find_l2(q, off, &l2);
-
-	*ret = 0;
-	if (r < 0 || !l2.off)
-		return r;
-	return qcow_cache_get(q, &l2, off >> q->header.cluster_bits & (l2.entries - 1), ret);
 }
 
 static int
@@ -60,21 +49,34 @@ decode(const struct qcow *q, uint64_t entry, uint64_t off, struct qcow_run *run)
 	return 0;
 }
 
+/* What one entry says: of a cluster, or of all that an L2 table would cover. */
+static int
+map_one(struct qcow *q, uint64_t off, struct qcow_run *run)
+{
+	uint64_t span = (uint64_t)q->cluster_size << q->header.l2_bits, entry;
+	struct qcow_table l2;
+	int r = qcow_find_l2(q, off, &l2);
+
+	if (r < 0)
+		return r;
+	if (!l2.off) {
+		*run = (struct qcow_run){ .len = span - (off & (span - 1)) };
+		return 0;
+	}
+	r = qcow_cache_get(q, &l2, off >> q->header.cluster_bits & (l2.entries - 1), &entry);
+	return r < 0 ? r : decode(q, entry, off, run);
+}
+
 int
 qcow_map(struct qcow *q, uint64_t off, uint64_t len, struct qcow_run *ret)
 {
 	struct qcow_run next;
-	uint64_t entry;
-	int r = find_entry(q, off, &entry);
+	int r = map_one(q, off, ret);
 
-	if (!r)
-		r = decode(q, entry, off, ret);
 	if (r < 0)
 		return r;
-	while (ret->len < len && ret->kind != QCOW_COMPRESSED) {
-		r = find_entry(q, off + ret->len, &entry);
-		if (!r)
-			r = decode(q, entry, off + ret->len, &next);
+	for (unsigned i = 1; i < LOOKS_MAX && ret->len < len && ret->kind != QCOW_COMPRESSED; i++) {
+		r = map_one(q, off + ret->len, &next);
 		/* What is wrong there is for a request that starts there. */
 		if (r < 0 || next.kind != ret->kind ||
 		    (next.kind == QCOW_NORMAL && next.host != ret->host + ret->len))

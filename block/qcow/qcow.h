@@ -94,7 +94,8 @@ struct qcow_run {
 	uint64_t packed;		/* COMPRESSED: bytes of it */
 };
 
-/* The run at off, at most len long; a compressed one ends with its cluster.
+/* The run at off, at most len long, and perhaps followed by more of its kind; a
+ * compressed one ends with its cluster.
  * 0 or -errno; -EIO: a table points at nonsense. */
 int qcow_map(struct qcow *q, uint64_t off, uint64_t len, struct qcow_run *ret);
 

@@ -106,3 +106,15 @@ def test_memory_stays_below_64_mb(tmp, name, options):
     status, kib = map(int, r.err.split()[-2:])
     assert status == 0, r.err
     assert kib * 1024 < MOST
+
+
+def test_a_disk_with_nothing_in_it_takes_no_time(tmp):
+    """60 TiB in clusters of 4 KiB, of which one has data."""
+    image = create(tmp, 'qcow', tmp / 'image', '60T')
+    write(tmp, image_opts('qcow', image), 'write -P 65 30T 4k')
+    r = quoin.run(quoin.QUOIN, 'rescue', '--key-fd', 0, '--accept-unverified-key',
+                  '--target-format', 'qcow2', image, tmp / 'out', tmp=tmp, stdin=PASSWORD)
+    assert r.status == 0, r.err
+    opts = 'driver=qcow2,file.filename=%s' % (tmp / 'out')
+    shown = qemu_img(tmp, 'map', '--output=json', '--image-opts', opts).out
+    assert shown.count('"data": true') == 1 and '"start": %d' % (30 << 40) in shown
