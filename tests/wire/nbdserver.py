@@ -30,6 +30,13 @@ HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_ZEROES, MULTI = 1, 4, 8, 32, 64
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 
 
+def hang_up(s):
+    try:
+        socket.socket.shutdown(s, socket.SHUT_RDWR)     # of TLS, not its end
+    except OSError:
+        pass
+
+
 class Server:
     def __init__(self, path, content=bytes(1 << 20),
                  flags=HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_ZEROES, garble=None,
@@ -73,10 +80,7 @@ class Server:
     def drop(self):
         with self.lock:
             for s in self.open.values():
-                try:
-                    socket.socket.shutdown(s, socket.SHUT_RDWR)     # of TLS, not its end
-                except OSError:
-                    pass
+                hang_up(s)
 
     def _accept(self):
         while True:
