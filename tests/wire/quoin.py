@@ -287,7 +287,7 @@ class Daemon:
         self.qmp.schema = Daemon.schemas[self.program]
 
     def _client(self, path, negotiate):
-        """A client; the peer may lose what one asked that came early: then ask anew."""
+        """A client; the peer may lose one that came early, or what it asked: try anew."""
         if self.program == QUOIND:
             return Qmp(path, negotiate)
         for _ in range(3):
@@ -296,7 +296,7 @@ class Daemon:
                 sock.settimeout(LIMIT)
                 sock.connect(str(path))
                 client = Qmp(path, negotiate, sock, LIMIT / 4, may_greet_twice=True)
-            except TimeoutError:
+            except (TimeoutError, ConnectionResetError, EOFError):
                 sock.close()
                 continue
             except BaseException:
