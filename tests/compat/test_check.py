@@ -34,7 +34,7 @@ KNOWN = [
     # Nor is the data file looked for, by whatever name.
     lambda name, how, peer, own: "'data-file' is required" in peer.err
     or 'data-file-raw requires a data file' in peer.err
-    or (name.startswith('data-file') and 'Could not open' in peer.err),
+    or (name.startswith('extension data-file') and 'Could not open' in peer.err),
     # Stored bitmaps are judged by the check and not at open; both refuse, but for those of
     # a disk of no size.
     lambda name, how, peer, own: peer.status == own.status == 1 and 'itmap' in peer.err,
