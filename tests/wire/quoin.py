@@ -230,7 +230,7 @@ def run(*argv, tmp, stdin='', env=None, limit=LIMIT, check=False, cwd=None):
     return Result(p.returncode, p.stdout, p.stderr)
 
 
-def _wait_for_locks(path):
+def wait_for_locks(path):
     """Until nobody has a lock on the file: the kernel takes an io_uring apart, and
     lets go of its files, some time after its process has ended."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -378,7 +378,7 @@ class Daemon:
         self.send_signal(sig)
         self.wait(None)
         for path in paths:
-            _wait_for_locks(path)
+            wait_for_locks(path)
 
     def _open_files(self):
         folder = '/proc/%d/fd' % self.pid

@@ -137,6 +137,8 @@ def test_kills_at_random_points(tmp, target):
             p.kill()
             killed += 1
         err = p.communicate(timeout=quoin.LIMIT)[1]
+        if os.path.exists(tmp / '.out.rescue'):
+            quoin.wait_for_locks(tmp / '.out.rescue')
         assert p.returncode in (0, -signal.SIGKILL), err
         assert recorded(tmp) >= before or os.path.exists(tmp / 'out')
         if p.returncode == 0 or os.path.exists(tmp / 'out'):
