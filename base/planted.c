@@ -20,6 +20,7 @@ static const char *const names[PLANTED_BUGS] = {
 	NAME(fresh_is_zero),
 	NAME(cow_forgets_tail),
 	NAME(regrow_shows_old),
+	NAME(size_before_zeroes),
 	NAME(flush_forgives),
 	NAME(snapshot_keeps_copied),
 	NAME(no_dirty_mark),

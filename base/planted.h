@@ -28,6 +28,7 @@ enum planted {
 	PLANTED_fresh_is_zero,	/* where a cluster had an owner before */
 	PLANTED_cow_forgets_tail,
 	PLANTED_regrow_shows_old,	/* what was behind the end of a smaller disk */
+	PLANTED_size_before_zeroes,	/* where a backing file is longer */
 	PLANTED_flush_forgives,	/* a barrier that failed is tried again */
 	PLANTED_snapshot_keeps_copied,	/* writes go into what it shares */
 	PLANTED_no_dirty_mark,	/* while counts and flags do not agree */

@@ -23,19 +23,15 @@ check(const struct node *n, uint64_t size, struct error **errp)
 	return 0;
 }
 
-/* New space reads as zeroes, also where a longer backing file shows through. */
-static int
-hide_backing(struct node *n, uint64_t from, uint64_t to, struct error **errp)
+/* The driver hides a longer backing file behind zeroes; that is as good as a write. */
+static void
+mark_hidden(struct node *n, uint64_t from, uint64_t to)
 {
 	struct node *under = node_backing(n);
-	uint64_t end;
-	int err;
+	uint64_t end = under ? min_u64(to, io_node_size(under)) : 0;
 
-	if (!under || io_node_size(under) <= from)
-		return 0;
-	end = min_u64(to, io_node_size(under));
-	err = node_zero(n, from, end - from, 0);
-	return err ? error_set_errno(errp, err, "Failed to zero the new area"), -1 : 0;
+	if (end > from)
+		dirty_mark(n, from, end - from);
 }
 
 int
@@ -64,12 +60,8 @@ node_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	if (io_node_size(n) == old && (exact || size > old))
 		atomic_store(&n->size, size);
 	dirty_resized(n);
-	if (size <= old || hide_backing(n, old, size, errp) == 0)
-		return 0;
-	if (n->driver->truncate && n->driver->truncate(n, old, false, PREALLOC_OFF, NULL) == 0)
-		atomic_store(&n->size, old);
-	dirty_resized(n);
-	return -1;
+	mark_hidden(n, old, size);
+	return 0;
 }
 
 /* Tell the roots that see n's size through filters. */

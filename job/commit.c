@@ -236,9 +236,10 @@ run_active(struct commit *s)
 		r = catch_up(s);
 		if (r)
 			return r == -ECANCELED && !job_is_cancelled(&s->job) ? 0 : r;
-		if (s->completing && commit_top_settle(s->filter))
-			break;
-		job_sleep(&s->job, IDLE_NS);
+		if (!s->completing)
+			job_sleep(&s->job, IDLE_NS);
+		else if (commit_top_settle(s->filter))
+			break;	/* else a write below has failed meanwhile */
 	}
 	s->pivot = true;
 	return flush_base(s);

@@ -44,7 +44,7 @@ SUITES = collections.OrderedDict([
     ('unit-tsan', ('tsan', 'unit', r'^(?!test_(cipher|judge|key|rescue|progress|cli|json|schema|qcow2_crash|qcow2_hostile|bitmap_crash))', 300)),
     ('unit-asan', ('asan', 'unit', '.', 300)),
     ('lean', ('lean', 'pytest', ['tests/wire/test_story.py', 'tests/wire/test_images.py'], 120)),
-    ('crash', ('faults', 'crash', [[], ['--planted']], 240)),
+    ('crash', ('faults', 'crash', [[], ['--planted']], 400)),
     ('hygiene', ('plain', 'pytest', ['tests/hygiene'], 240)),
     ('unit', ('plain', 'unit', '.', 240)),
 ])

@@ -115,6 +115,19 @@ write_size(struct qcow2 *q, uint64_t size)
 
 /* ---- growing ---- */
 
+/* Whole clusters, where the format has no other way. */
+static int
+write_zeroes(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+	CLEANUP(cleanup_free) void *buf = calloc(1, q->cluster_size);
+	struct iov v = IOV_BUF(buf, q->cluster_size);
+	int r = buf ? 0 : -ENOMEM;
+
+	for (; from < to && !r; from += q->cluster_size)
+		r = qcow2_write(q->node, from, &v, 0);
+	return r;
+}
+
 /* The cluster in which the old end lies may hold anything behind it. */
 static int
 zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
@@ -136,6 +149,25 @@ zero_tail(struct qcow2 *q, uint64_t old, uint64_t size)
 	if (run.len == end - old && qcow2_run_is_zero(q, &run))
 		return 0;
 	return qcow2_write(q->node, old, &v, 0);
+}
+
+/* A longer backing file would show in the new clusters. */
+static int
+hide_backing(struct qcow2 *q, uint64_t old, uint64_t size)
+{
+	const struct node *backing = qcow2_backing(q);
+	uint64_t from = round_up(old, q->cluster_size), end;
+	int r;
+
+	if (!backing)
+		return 0;
+	end = round_up(min_u64(size, atomic_load(&backing->size)), q->cluster_size);
+	if (end <= from)
+		return 0;
+	r = qcow2_zero(q->node, from, end - from, 0);
+	if (r == -EOPNOTSUPP)
+		r = write_zeroes(q, from, end);
+	return r;
 }
 
 static int
@@ -212,6 +244,13 @@ grow(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc, struc
 		if (r < 0)
 			return error_set_errno(errp, r, "Could not preallocate new data"), -1;
 	}
+	/* From the moment on that the size is on disk nothing else may show there: all
+	 * that says so is on disk before it. */
+	r = hide_backing(q, old, size);
+	if (!r && !PLANTED(size_before_zeroes))
+		r = qcow2_checkpoint(q);
+	if (r < 0)
+		return error_set_errno(errp, r, "Failed to zero out new clusters"), -1;
 	return 0;
 }
 

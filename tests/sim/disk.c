@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/iov.h"
 #include "block/driver.h"
+#include "tests/sim/work.h"
 
 long
 sim_tick(struct sim *s)
@@ -27,8 +28,8 @@ sim_below(struct sim *s, unsigned n)
 }
 
 /* Some calls take much longer than others. */
-static void
-take_time(struct sim *s)
+void
+sim_take_time(struct sim *s)
 {
 	unsigned turns;
 
@@ -175,7 +176,7 @@ disk_read(struct node *n, uint64_t off, const struct iov *dst)
 	int r = fault(d, SIM_READ);
 	uint8_t *buf;
 
-	take_time(d->sim);
+	sim_take_time(d->sim);
 	if (r < 0)
 		return r;
 	buf = sim_alloc(dst->len);
@@ -201,7 +202,7 @@ change(struct node *n, enum sim_op op, uint64_t off, uint8_t *bytes, uint64_t le
 	event = record(d, r < 0 ? SIM_WRITE : op, off, bytes, len);
 	if (early)
 		image_write(d->now, off, bytes, len);
-	take_time(d->sim);
+	sim_take_time(d->sim);
 	if (!early)
 		image_write(d->now, off, bytes, len);
 	complete(d, event);
@@ -254,7 +255,7 @@ disk_flush(struct node *n)
 	int r = fault(d, SIM_FLUSH);
 	long began = sim_tick(d->sim);
 
-	take_time(d->sim);
+	sim_take_time(d->sim);
 	sim_tick(d->sim);
 	d->flush_failed |= r < 0;
 	d->sim->flush_failed |= r < 0;
@@ -289,7 +290,7 @@ disk_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 		return error_set_errno(errp, r, "Failed to resize file"), -1;
 	event = record(d, SIM_TRUNCATE, size, NULL, 0);
 	image_resize(d->now, size);
-	take_time(d->sim);
+	sim_take_time(d->sim);
 	complete(d, event);
 	return 0;
 }
@@ -367,4 +368,12 @@ sim_record(struct sim *s)
 	for (unsigned i = 0; i < s->n; i++)
 		image_copy(&s->disks[i]->start, s->disks[i]->now);
 	s->recording = true;
+	sim_work_by(s);
+}
+
+void
+sim_record_end(struct sim *s)
+{
+	s->recording = false;
+	sim_work_by(NULL);
 }

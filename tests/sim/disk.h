@@ -65,6 +65,7 @@ struct sim {
 
 long sim_tick(struct sim *s);
 unsigned sim_below(struct sim *s, unsigned n);	/* luck */
+void sim_take_time(struct sim *s);		/* turns of the loop; recording */
 
 struct disk_event {
 	enum sim_op op;
@@ -97,6 +98,7 @@ int disk_open(struct disk *d, const char *name, bool read_only, struct node **re
 
 /* From here on things are recorded, on all disks; what is there now is safe. */
 void sim_record(struct sim *s);
+void sim_record_end(struct sim *s);
 
 /* Do to m what event e did to d: all of it, or of each unit bytes those for which bit
  * i of parts is set, i modulo 64. */

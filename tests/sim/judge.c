@@ -102,15 +102,17 @@ look_at_snapshot(struct judge *j, struct node *n, const struct qcow2_snapshot *s
 {
 	const struct model_snapshot *m = model_snapshot_at(j->model, j->cut, s->name);
 	const char *why = NULL;
+	struct model_view view;
 	uint8_t *buf;
 
 	if (!m || s->disk_size != m->size * IMAGE_SECTOR)
 		return wrong(j, "has a snapshot that it must not have", s->name);
+	view = (struct model_view){ m->submitted, m->submitted, m->size };
 	buf = sim_alloc(s->disk_size);
 	if (snapview_read(n, s, buf, s->disk_size) < 0)
 		why = "cannot be read";
 	else
-		why = model_judge(j->model, m->submitted, m->submitted, 0, buf, m->size);
+		why = model_judge(j->model, view, 0, buf, m->size);
 	free(buf);
 	return why ? wrong(j, "a snapshot", why) : true;
 }
@@ -154,16 +156,16 @@ look(struct judge *j, const struct opened *o)
 {
 	struct node *n = o->image[j->layer];
 	uint64_t size = node_size(n);
+	struct model_view view = { j->cut, j->covered, size / IMAGE_SECTOR };
 	uint8_t *buf;
 	const char *why;
 	int r;
 
-	if (size % IMAGE_SECTOR || !model_may_have_size(j->model, j->cut, size / IMAGE_SECTOR))
+	if (size % IMAGE_SECTOR || !model_may_have_size(j->model, j->cut, view.size))
 		return wrong(j, "has a size that it must not have", NULL);
 	buf = sim_alloc(size);
 	r = node_pread(n, 0, buf, size);
-	why = r < 0 ? "cannot be read"
-		    : model_judge(j->model, j->cut, j->covered, 0, buf, size / IMAGE_SECTOR);
+	why = r < 0 ? "cannot be read" : model_judge(j->model, view, 0, buf, view.size);
 	if (!why && !is_marked_well(j, n, buf, size))
 		why = "a bitmap misses what was written";
 	free(buf);
@@ -266,7 +268,7 @@ cut_repairs(struct judge *j, bool dirty)
 	use_copies(j);
 	sim_record(&j->sim);
 	ok = repair(j, dirty);
-	j->sim.recording = false;
+	sim_record_end(&j->sim);
 	if (!ok)
 		return false;
 	judge_start(&inner);

@@ -202,24 +202,60 @@ may_show(const struct model *m, uint64_t sector, size_t n, uint32_t id)
 	return id == below(m, true, sector) || id == below(m, false, sector);
 }
 
+static long
+earlier(long a, long b)
+{
+	return a < b ? a : b;
+}
+
+/* When did the disk grow over the sector at the latest, if the i-th size is its own? */
+static long
+grown_over(const struct model *m, size_t i, uint64_t sector)
+{
+	for (; i > 0; i--)
+		if (m->sizes[i - 1].size <= sector && !m->sizes[i - 1].weak)
+			return m->sizes[i].submitted;
+	return 0;
+}
+
+/* Of a disk that has this size: what was there before this moment cannot show in the
+ * sector, nor can what lies below. */
+static long
+appeared(const struct model *m, struct model_view v, uint64_t sector)
+{
+	long first = LONG_MAX;
+
+	for (size_t i = m->n_sizes; m->n_sizes > 1 && i-- > 0;) {
+		const struct model_span *s = &m->sizes[i];
+
+		if (s->submitted > v.cut)
+			continue;
+		if (s->size == v.size)
+			first = earlier(first, grown_over(m, i, sector));
+		if (s->done <= v.covered && !s->weak)
+			break;
+	}
+	return first == LONG_MAX ? 0 : first;
+}
+
 /* What is certain to be there hides all that had ended when it began. */
 static bool
-may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_t id)
+may_hold(const struct model *m, struct model_view v, uint64_t sector, uint32_t id)
 {
 	const struct model_touches *t = &m->touched[sector];
-	long hidden = 0;
+	long hidden = appeared(m, v, sector);
 
 	for (size_t i = 0; i < t->n; i++) {
 		const struct model_op *op = &m->ops[t->op[i]];
 
-		if (op->submitted <= cut && op->done < covered && !op->weak &&
+		if (op->submitted <= v.cut && op->done < v.covered && !op->weak &&
 		    op->submitted > hidden)
 			hidden = op->submitted;
 	}
 	for (size_t i = t->n; i-- > 0;) {
 		const struct model_op *op = &m->ops[t->op[i]];
 
-		if (op->submitted <= cut && op->done >= hidden &&
+		if (op->submitted <= v.cut && op->done >= hidden &&
 		    (op->id == id || may_show(m, sector, i, id)))
 			return true;
 	}
@@ -227,7 +263,7 @@ may_hold(const struct model *m, long cut, long covered, uint64_t sector, uint32_
 }
 
 const char *
-model_judge(const struct model *m, long cut, long covered, uint64_t sector, const uint8_t *buf,
+model_judge(const struct model *m, struct model_view v, uint64_t sector, const uint8_t *buf,
 	    uint64_t n)
 {
 	static char text[160];
@@ -239,7 +275,7 @@ model_judge(const struct model *m, long cut, long covered, uint64_t sector, cons
 		memcpy(&word, buf, 8);
 		id = (uint32_t)(word >> 32);
 		if (!memcmp(buf, buf + 8, IMAGE_SECTOR - 8) &&
-		    (!word || word == word_of(id, s)) && may_hold(m, cut, covered, s, id))
+		    (!word || word == word_of(id, s)) && may_hold(m, v, s, id))
 			continue;
 		snprintf(text, sizeof(text), "sector %llu holds %#llx, which it must not",
 			 (unsigned long long)s, (unsigned long long)word);

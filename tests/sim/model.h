@@ -127,9 +127,15 @@ void model_fill_below(uint8_t *buf, bool mid, uint64_t sector, uint64_t n);
 long model_covered(const struct model *m, long cut);
 bool model_may_have_size(const struct model *m, long cut, uint64_t size);
 
-/* May a guest that looks after a cut see these n sectors?  NULL, or what is wrong, in
- * memory that the next call overwrites. */
-const char *model_judge(const struct model *m, long cut, long covered, uint64_t sector,
+/* What a guest looks at: the disk as a cut left it, with this size in sectors. */
+struct model_view {
+	long cut, covered;
+	uint64_t size;
+};
+
+/* May it see these n sectors there?  NULL, or what is wrong, in memory that the next
+ * call overwrites. */
+const char *model_judge(const struct model *m, struct model_view v, uint64_t sector,
 			const uint8_t *buf, uint64_t n);
 
 #endif

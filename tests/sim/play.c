@@ -131,12 +131,13 @@ do_read(struct player *p, uint64_t sector, uint64_t n)
 {
 	uint8_t *buf = sim_alloc(n * IMAGE_SECTOR);
 	struct iov v = IOV_BUF(buf, n * IMAGE_SECTOR);
-	long began = sim_tick(&p->world->sim);
+	struct model *m = &p->world->model;
+	struct model_view view = { .covered = sim_tick(&p->world->sim), .size = m->size };
 	const char *wrong;
 
 	if (io_read(p->root, sector * IMAGE_SECTOR, &v) == 0) {
-		wrong = model_judge(&p->world->model, sim_tick(&p->world->sim), began, sector,
-				    buf, n);
+		view.cut = sim_tick(&p->world->sim);
+		wrong = model_judge(m, view, sector, buf, n);
 		if (wrong)
 			complain(p->world, "a read while it ran", wrong);
 	}
@@ -443,7 +444,7 @@ workload_run(const struct workload *w, const struct sim_fault *fault, struct wor
 			do_read(&p, 0, ret->model.size);
 		stop(&p);
 	}
-	ret->sim.recording = false;
+	sim_record_end(&ret->sim);
 	disarm(&ret->sim);
 	if (*ret->sim.wrong)
 		complain(ret, "the driver", ret->sim.wrong);
