@@ -14,7 +14,9 @@
 
 #include <liburing.h>
 
-enum { RING_ENTRIES = 128 };
+/* SUBMIT_MOST: a disk that works while the rest of a burst is prepared is done sooner
+ * than one that gets it in one piece. */
+enum { RING_ENTRIES = 128, SUBMIT_MOST = 8 };
 
 struct ring {
 	struct io_uring uring;
@@ -237,11 +239,13 @@ get_sqe(struct ring *r)
 }
 
 static int
-finish(struct io_uring_sqe *sqe)
+finish(struct ring *r, struct io_uring_sqe *sqe)
 {
 	struct op op = { .co = co_self() };
 
 	io_uring_sqe_set_data(sqe, &op);
+	if (r->queued >= SUBMIT_MOST)
+		submit(r);
 	while (!op.done)
 		co_park();
 	return op.result;
@@ -256,7 +260,7 @@ ring_readv(struct ring *r, int fd, const struct iovec *vec, int count, uint64_t 
 		io_uring_prep_read(sqe, fd, vec->iov_base, (unsigned)vec->iov_len, off);
 	else
 		io_uring_prep_readv(sqe, fd, vec, (unsigned)count, off);
-	return finish(sqe);
+	return finish(r, sqe);
 }
 
 ssize_t
@@ -270,7 +274,7 @@ ring_writev(struct ring *r, int fd, const struct iovec *vec, int count, uint64_t
 	else
 		io_uring_prep_writev(sqe, fd, vec, (unsigned)count, off);
 	sqe->rw_flags = rw_flags;
-	return finish(sqe);
+	return finish(r, sqe);
 }
 
 int
@@ -279,7 +283,7 @@ ring_fsync(struct ring *r, int fd, bool datasync)
 	struct io_uring_sqe *sqe = get_sqe(r);
 
 	io_uring_prep_fsync(sqe, fd, datasync ? IORING_FSYNC_DATASYNC : 0);
-	return finish(sqe);
+	return finish(r, sqe);
 }
 
 int
@@ -290,7 +294,7 @@ ring_fallocate(struct ring *r, int fd, int mode, uint64_t off, uint64_t len)
 	/* liburing's own call takes a signed length, and old ones cut it. */
 	io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, (void *)(uintptr_t)len,
 			 (unsigned)mode, off);
-	return finish(sqe);
+	return finish(r, sqe);
 }
 
 #else /* built without liburing */
