@@ -17,6 +17,8 @@
 #include "aio/co.h"
 #include "aio/sock.h"
 #include "aio/timer.h"
+#include "base/bitmap.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/nbd/lib.h"
@@ -45,6 +47,7 @@ command_done(struct nbd_client_command *k, int result)
 {
 	struct co *waiter = k->waiter;
 
+	bitmap_free(STEAL(k->came));
 	k->result = result;
 	atomic_store(&k->done, true);
 	co_wake(waiter);
@@ -86,19 +89,43 @@ on_completed(void *command, int *error)
 	return 1;
 }
 
+/* Note what came of a read.  -EPROTO: some of it had come before.  Servers answer in
+ * order, as a rule; only from the first piece on that is out of it each byte has a bit. */
+static int
+note_chunk(struct nbd_client_command *k, uint64_t at, uint64_t len)
+{
+	int r;
+
+	if (!range_within(at, len, k->len))
+		return -EPROTO;
+	if (!k->came && at != k->covered) {
+		r = bitmap_new(k->len, 1, &k->came);
+		if (r < 0)
+			return r;
+		if (k->covered)
+			bitmap_set(k->came, 0, k->covered);
+	}
+	if (k->came) {
+		if (bitmap_any(k->came, at, len))
+			return -EPROTO;
+		bitmap_set(k->came, at, len);
+	}
+	k->covered += len;
+	return 0;
+}
+
 /* A piece of what is read came, of data or a hole.  libnbd has seen to it that it lies
- * within; that nothing is left out is for us to see. */
+ * within; that no byte comes twice, and none is left out, is for us to see. */
 static int
 on_chunk(void *command, const void *buf, size_t len, uint64_t offset, unsigned status, int *error)
 {
 	struct nbd_client_command *k = command;
+	int r = status == LIBNBD_READ_ERROR ? 0 : note_chunk(k, offset - k->off, len);
 
 	(void)buf;
-	(void)offset;
-	(void)error;
-	if (status != LIBNBD_READ_ERROR)
-		k->covered += len;
-	return 0;
+	if (r < 0)
+		*error = -r;
+	return r < 0 ? -1 : 0;
 }
 
 static int
@@ -125,6 +152,7 @@ ask(struct nbd_handle *h, struct nbd_client_command *k)
 	switch (k->op) {
 	case NBD_CLIENT_READ:
 		k->covered = 0;
+		bitmap_free(STEAL(k->came));
 		return lib.nbd_aio_pread_structured(h, k->buf, k->len, k->off, chunks, done,
 						    k->flags);
 	case NBD_CLIENT_WRITE:

@@ -36,6 +36,7 @@
 #include "aio/loop.h"
 #include "base/list.h"
 
+struct bitmap;
 struct co;
 struct error;
 struct nbd_handle;
@@ -78,8 +79,8 @@ struct nbd_line {
 };
 
 /* Connect and shake hands; gives a line that is ready and watched by nobody, with its
- * tunnel at rest, and what the server says.  Coroutine, cancellable.  0 or -errno with *errp: QEMU's text where
- * the situation is the same. */
+ * tunnel at rest, and what the server says.  Coroutine, cancellable.  0 or -errno with
+ * *errp: QEMU's text where the situation is the same. */
 int nbd_dial(const struct nbd_client *c, int64_t deadline_ns, struct nbd_line *ret_line,
 	     struct nbd_client_export *ret_export, struct error **errp);
 
@@ -139,7 +140,8 @@ struct nbd_client_command {
 	struct list in_link;		/* link->waiting or ->asked */
 	struct co *waiter;
 
-	uint64_t covered;		/* of a read: bytes that came */
+	uint64_t covered;		/* of a read: bytes that came, */
+	struct bitmap *came;		/* and which, once they are not the first ones */
 	/* Valid once done. */
 	int result;			/* 0 or -errno */
 	uint64_t extent_len;		/* of a status: the first extent; 0: none came */

@@ -9,6 +9,7 @@ import house
 
 MAX_FILE = 1000
 MAX_FUNCTION = 100
+MAX_COLUMNS = 100
 
 
 def test_every_source_names_its_licence():
@@ -22,6 +23,12 @@ def test_every_source_names_its_licence():
 def test_no_file_is_too_long():
     bad = [(f, n) for f in house.sources('.c', '.h', '.py', '.json')
            if (n := house.read(f).count('\n')) > MAX_FILE]
+    assert not bad, bad
+
+
+def test_no_line_of_a_source_is_too_long():
+    bad = ['%s:%d' % (f, i + 1) for f in house.sources('.c', '.h')
+           for i, line in enumerate(house.read(f).splitlines()) if len(line) > MAX_COLUMNS]
     assert not bad, bad
 
 

@@ -223,7 +223,8 @@ one_op(struct worker *k, struct rng *r)
 	unsigned what = rng_below(r, 12);
 	/* Sectors are dealt out in turns: of half a cluster, so that clusters are
 	 * shared, or of two, so that whole ones are zeroed and discarded. */
-	uint64_t turn = w->s->seed & 2 ? 2 * cluster : max_u64(1, cluster / 2), part = w->sectors / turn / WORKERS;
+	uint64_t turn = w->s->seed & 2 ? 2 * cluster : max_u64(1, cluster / 2);
+	uint64_t part = w->sectors / turn / WORKERS;
 	uint64_t first = (rng_below(r, (unsigned)part) * WORKERS + k->number) * turn;
 	uint64_t skip = rng_below(r, (unsigned)turn), n = 1 + rng_below(r, (unsigned)(turn - skip));
 	struct op *op = &w->ops[w->n_ops];

@@ -383,7 +383,8 @@ encrypted(void *arg)
 			       "encrypt.format=aes,encrypt.key-secret=s e.qcow2 4M && "
 			       "for try in $(seq 100); do qemu-img create -f qcow2 --object "
 			       "secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s,"
-			       "encrypt.iter-time=500 l.qcow2 4M && break; done && qemu-img create -u -f qcow2 -b e.qcow2 -F qcow2 p.qcow2 4M"), 0);
+			       "encrypt.iter-time=500 l.qcow2 4M && break; done && "
+			       "qemu-img create -u -f qcow2 -b e.qcow2 -F qcow2 p.qcow2 4M"), 0);
 	must_refuse("e.qcow2", false, "e.qcow2' is encrypted (qcow2 AES-CBC)");
 	must_refuse("e.qcow2", true, "quoin rescue");
 	must_refuse("l.qcow2", true, "l.qcow2' is encrypted (qcow2 LUKS)");

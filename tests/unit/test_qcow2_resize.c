@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Changing a disk's size with the n-th call failing, for n from 1 until a run passes
  * clean: the image is sound, of the old size or the new, and what lies below both
- * is as it was, and what is new is zeroes.  Where only a write failed it is of the size that the caller was told,
- * even if that write got to the disk. */
+ * is as it was, and what is new is zeroes.  Where only a write failed it is of the size
+ * that the caller was told, even if that write got to the disk. */
 #include <errno.h>
 #include <string.h>
 

@@ -66,6 +66,18 @@ READ_LIES = {
     'nothing': lambda c, at, n: chunk(c, nbdserver.CHUNK_NONE),
     'nothing, with data': lambda c, at, n: chunk(c, nbdserver.CHUNK_NONE, b'x' * n),
     'the same twice': lambda c, at, n: data(c, at, b'x' * n, flags=0) + data(c, at, b'x' * n),
+    'a half twice': lambda c, at, n: (data(c, at, b'x' * (n // 2), flags=0)
+                                      + data(c, at, b'x' * (n // 2))),
+    'a half, and the same as a hole': lambda c, at, n: (
+        data(c, at + n // 2, b'x' * (n // 2), flags=0) + hole(c, at + n // 2, n // 2)),
+    'thirds that overlap': lambda c, at, n: (
+        data(c, at, b'x' * (n // 2), flags=0) + data(c, at + n // 4, b'x' * (n // 2), flags=0)
+        + chunk(c, nbdserver.CHUNK_NONE)),
+    'all but a byte, a byte twice': lambda c, at, n: (
+        data(c, at, b'x' * (n - 1), flags=0) + data(c, at + n - 2, b'x')),
+    'bytes in any order, one twice, none last': lambda c, at, n: (
+        b''.join(data(c, at + i, b'x', flags=0) for i in (*range(0, n, 2), *range(1, n - 1, 2), 5))
+        + chunk(c, nbdserver.CHUNK_NONE)),
     'one byte too many': lambda c, at, n: data(c, at, b'x' * (n + 1)),
     'a byte before': lambda c, at, n: data(c, at - 1, b'x' * n),
     'a byte behind': lambda c, at, n: data(c, at + 1, b'x' * n),
@@ -139,7 +151,9 @@ def test_replies_in_pieces_are_replies(start, tmp, structured):
         ways = [
             lambda c, at, n: data(c, at + n // 2, b'q' * (n // 2), flags=0) + data(c, at, b'q' * (n // 2)),
             lambda c, at, n: data(c, at, b'q' * n, flags=0) + chunk(c, nbdserver.CHUNK_NONE),
-            lambda c, at, n: b''.join(data(c, at + i, b'q', flags=i == n - 1) for i in range(n))]
+            lambda c, at, n: b''.join(data(c, at + i, b'q', flags=i == n - 1) for i in range(n)),
+            lambda c, at, n: b''.join(data(c, at + i, b'q', flags=i == n - 1)
+                                      for i in (*range(0, n, 2), *range(1, n, 2)))]
     else:
         ways = [lambda c, at, n: simple(c) + b'q' * n]
     d = start()
