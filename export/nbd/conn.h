@@ -214,8 +214,12 @@ struct nbd_payload {
 struct nbd_payload nbd_request_payload(const struct nbd_command *cmd, enum nbd_mode mode,
 				       uint16_t flags, uint64_t len);
 
-/* How much memory it needs for its data. */
-uint32_t nbd_request_memory(const struct nbd_command *cmd, uint64_t len);
+/* The bytes of data that it moves, either way. */
+uint32_t nbd_request_data(const struct nbd_command *cmd, uint64_t len);
+
+/* How much memory it needs at most. */
+uint32_t nbd_request_memory(const struct nbd_command *cmd, const struct nbd_session *session,
+			    uint16_t flags, uint64_t len);
 
 /* Check and carry out; queues the reply.  The body of a coroutine. */
 void nbd_request_run(void *request);

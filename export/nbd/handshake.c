@@ -93,7 +93,7 @@ on_export_name(struct nbd_handshake *h)
 	struct nbd_export *e;
 	uint64_t size;
 
-	/* This option knows no error reply, and no extended headers. */
+	/* This option knows no error reply, of a length either, and no extended headers. */
 	if (h->conn->session.mode == NBD_MODE_EXTENDED || h->left > NBD_STRING_MAX ||
 	    memchr(h->data, 0, h->left))
 		return NBD_STEP_END;
@@ -374,7 +374,7 @@ handle_option(struct nbd_handshake *h, uint32_t len)
 		return r < 0 ? r : (int)o->handle(h);
 	}
 	if (len > DATA_MAX) {
-		r = skip_data(h, len);
+		r = h->option == NBD_OPT_EXPORT_NAME ? -EPROTO : skip_data(h, len);
 		return r < 0 ? r : (int)nbd_option_error(h, NBD_REP_ERR_TOO_BIG,
 							 "option '%s' is too long",
 							 nbd_proto_option_name(h->option));

@@ -37,6 +37,8 @@ struct nbd_command {
 	unsigned traits;
 	uint16_t flags[NBD_MODE_EXTENDED + 1];	/* that it may have, from a mode on */
 	bool (*unpack)(struct nbd_request *q);	/* before it is checked; false: replied */
+	/* that it needs at most; NULL: as much as it has data */
+	uint32_t (*memory)(const struct nbd_session *session, uint16_t flags, uint64_t len);
 };
 
 static bool
@@ -207,6 +209,14 @@ run_flush(struct nbd_request *q)
 	reply_status(q, io_flush(q->conn->root), "flush failed");
 }
 
+static uint32_t
+cache_memory(const struct nbd_session *session, uint16_t flags, uint64_t len)
+{
+	(void)session;
+	(void)flags;
+	return (uint32_t)min_u64(len, CACHE_PIECE);
+}
+
 /* What is read comes into the caches below, and is not looked at here. */
 static void
 run_cache(struct nbd_request *q)
@@ -234,7 +244,7 @@ static const struct nbd_command commands[] = {
 		{ NBD_CMD_FLAG_FUA, [NBD_MODE_EXTENDED] = NBD_CMD_FLAG_PAYLOAD_LEN } },
 	[NBD_CMD_FLUSH] = { run_flush, 0, { NBD_CMD_FLAG_FUA } },
 	[NBD_CMD_TRIM] = { run_trim, WRITES, { NBD_CMD_FLAG_FUA } },
-	[NBD_CMD_CACHE] = { run_cache, CAPPED, { NBD_CMD_FLAG_FUA } },
+	[NBD_CMD_CACHE] = { run_cache, CAPPED, { NBD_CMD_FLAG_FUA }, .memory = cache_memory },
 	[NBD_CMD_WRITE_ZEROES] = {
 		run_write_zeroes, WRITES,
 		{ NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO } },
@@ -242,7 +252,7 @@ static const struct nbd_command commands[] = {
 		nbd_status_run, MAY_CARRY,
 		{ NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_REQ_ONE,
 		  [NBD_MODE_EXTENDED] = NBD_CMD_FLAG_PAYLOAD_LEN },
-		nbd_status_unpack },
+		nbd_status_unpack, nbd_status_memory },
 };
 
 static void
@@ -282,10 +292,17 @@ nbd_request_payload(const struct nbd_command *cmd, enum nbd_mode mode, uint16_t 
 }
 
 uint32_t
-nbd_request_memory(const struct nbd_command *cmd, uint64_t len)
+nbd_request_data(const struct nbd_command *cmd, uint64_t len)
 {
 	return cmd->traits & (CARRIES_DATA | GETS_DATA) && len <= NBD_PAYLOAD_MAX ? (uint32_t)len
 										  : 0;
+}
+
+uint32_t
+nbd_request_memory(const struct nbd_command *cmd, const struct nbd_session *session,
+		   uint16_t flags, uint64_t len)
+{
+	return cmd->memory ? cmd->memory(session, flags, len) : nbd_request_data(cmd, len);
 }
 
 static bool

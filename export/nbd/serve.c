@@ -104,7 +104,7 @@ take_payload(struct nbd_conn *c, struct nbd_request *q)
 static int
 start_request(struct nbd_conn *c, const struct head *h)
 {
-	uint32_t charge = nbd_request_memory(h->command, h->len);
+	uint32_t charge = nbd_request_memory(h->command, &c->session, h->flags, h->len);
 	struct nbd_request *q;
 	int r = 0;
 
@@ -115,7 +115,8 @@ start_request(struct nbd_conn *c, const struct head *h)
 	q->charge = charge;
 	c->bytes += charge;
 	nbd_count_add(&c->counts.requests, 1);
-	nbd_count_add(h->payload.len ? &c->counts.written : &c->counts.read, charge);
+	nbd_count_add(h->payload.len ? &c->counts.written : &c->counts.read,
+		      nbd_request_data(h->command, h->len));
 	q->command = h->command;
 	q->type = h->type;
 	q->flags = h->flags;

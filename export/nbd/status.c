@@ -23,6 +23,7 @@ enum {
 	CONTEXT_HEAD = NBD_CHUNK_SIZE + 4,
 	WIDE_EXTENT_SIZE = 16,		/* with extended headers */
 	WIDE_CONTEXT_HEAD = NBD_EXTENDED_CHUNK_SIZE + 8,
+	SECTOR = 512,			/* extents are seldom shorter */
 };
 
 /* Extents of one context, as they go onto the wire. */
@@ -124,6 +125,7 @@ fill_depth(struct nbd_request *q, struct extents *x)
 {
 	uint64_t off = q->offset, end = q->offset + q->len, len;
 	struct root *root = q->conn->root;
+	unsigned asked = 0;
 	int r = 0;
 
 	for (; r >= 0 && off < end; off += len) {
@@ -137,6 +139,8 @@ fill_depth(struct nbd_request *q, struct extents *x)
 		root_leave(root);
 		if (r >= 0 && !extents_add(x, len, depth))
 			break;
+		if (++asked % EXTENTS_BEFORE_YIELD == 0)
+			co_yield();
 	}
 	return r;
 }
@@ -303,11 +307,35 @@ put_context(struct nbd_request *q, unsigned context, unsigned max, bool last, ui
 	return 0;
 }
 
+/* In an answer of one context. */
+static unsigned
+most_extents(uint16_t flags, uint64_t len)
+{
+	return flags & NBD_CMD_FLAG_REQ_ONE ? 1
+					    : (unsigned)min_u64(EXTENTS_MAX, div_up(len, SECTOR) + 1);
+}
+
+static size_t
+room_for(uint64_t contexts, unsigned extents)
+{
+	return (size_t)__builtin_popcountll(contexts) *
+	       (WIDE_CONTEXT_HEAD + (size_t)extents * WIDE_EXTENT_SIZE);
+}
+
+uint32_t
+nbd_status_memory(const struct nbd_session *session, uint16_t flags, uint64_t len)
+{
+	/* The length of a payload says nothing of the range. */
+	uint64_t range = flags & NBD_CMD_FLAG_PAYLOAD_LEN ? UINT64_MAX : len;
+
+	return (uint32_t)room_for(session->contexts, most_extents(flags, range));
+}
+
 void
 nbd_status_run(struct nbd_request *q)
 {
 	size_t n = (size_t)__builtin_popcountll(q->contexts);
-	unsigned max = q->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : EXTENTS_MAX;
+	unsigned max = most_extents(q->flags, q->len);
 	uint8_t *to;
 	int r = 0;
 
@@ -319,9 +347,7 @@ nbd_status_run(struct nbd_request *q)
 		nbd_reply_error(q, -EINVAL, "need non-zero length");
 		return;
 	}
-	if (max > 1)
-		max = (unsigned)min_u64(max, div_up(q->len, 512) + 1);
-	r = nbd_pool_room(q, n * (WIDE_CONTEXT_HEAD + (size_t)max * WIDE_EXTENT_SIZE));
+	r = nbd_pool_room(q, room_for(q->contexts, max));
 	to = q->data;
 	for (unsigned i = 0; r >= 0 && i < NBD_CONTEXTS_MAX; i++)
 		if (q->contexts >> i & 1)

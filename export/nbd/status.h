@@ -9,10 +9,10 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdint.h>
 
 struct nbd_export;
 struct nbd_request;
+struct nbd_session;
 
 /* Bits in nbd_session.contexts; also their ids on the wire.  An export's bitmaps come
  * behind the others. */
@@ -38,6 +38,9 @@ uint64_t nbd_status_query(const struct nbd_export *e, const char *query, bool li
 /* Find out which contexts a request asks, and for how long a range: false if that
  * is wrong, and the error is queued. */
 bool nbd_status_unpack(struct nbd_request *q);
+
+/* How much memory the answer takes at most. */
+uint32_t nbd_status_memory(const struct nbd_session *session, uint16_t flags, uint64_t len);
 
 /* Answer NBD_CMD_BLOCK_STATUS.  Coroutine. */
 void nbd_status_run(struct nbd_request *q);

@@ -94,17 +94,33 @@ extended_requests_carry_data_where_the_flag_says_so(void **state)
 static void
 memory_is_capped(void **state)
 {
+	const struct nbd_session two = { .contexts = 5 }, all = { .contexts = UINT64_MAX };
+	const struct nbd_command *status = nbd_request_command(NBD_CMD_BLOCK_STATUS);
+	const struct nbd_command *cache = nbd_request_command(NBD_CMD_CACHE);
 	const uint32_t max = NBD_PAYLOAD_MAX;
+	uint32_t one, most;
 
 	(void)state;
 	for (unsigned type = 0; type < 10; type++) {
 		const struct nbd_command *cmd = nbd_request_command((uint16_t)type);
 		bool moves = type == NBD_CMD_READ || type == NBD_CMD_WRITE;
 
-		assert_int_equal(nbd_request_memory(cmd, max), moves ? max : 0);
-		assert_int_equal(nbd_request_memory(cmd, max + 1), 0);
-		assert_int_equal(nbd_request_memory(cmd, UINT64_MAX), 0);
+		assert_int_equal(nbd_request_data(cmd, max), moves ? max : 0);
+		assert_int_equal(nbd_request_data(cmd, max + 1), 0);
+		assert_int_equal(nbd_request_data(cmd, UINT64_MAX), 0);
+		if (cmd != status && cmd != cache)
+			assert_int_equal(nbd_request_memory(cmd, &all, 0, max), moves ? max : 0);
 	}
+	assert_int_equal(nbd_request_memory(cache, &all, 0, 5000), 5000);
+	assert_int_equal(nbd_request_memory(cache, &all, 0, UINT64_MAX), 1 << 20);
+	/* Of block status by contexts, and by extents up to a number. */
+	one = nbd_request_memory(status, &two, NBD_CMD_FLAG_REQ_ONE, UINT64_MAX);
+	most = nbd_request_memory(status, &two, 0, UINT64_MAX);
+	assert_true(one > 0 && one < 200 && most > 1 << 17);
+	assert_true(nbd_request_memory(status, &two, 0, 512) < 200);
+	assert_int_equal(nbd_request_memory(status, &two, NBD_CMD_FLAG_PAYLOAD_LEN, 12), most);
+	assert_int_equal(nbd_request_memory(status, &all, 0, UINT64_MAX), most * 32);
+	assert_true(most * 32 < NBD_BYTES_MAX);
 }
 
 static void

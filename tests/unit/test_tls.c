@@ -14,6 +14,7 @@
 #include "aio/sock.h"
 #include "aio/tls.h"
 #include "aio/work.h"
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "base/iov.h"
 #include "tests/support/failheap.h"
@@ -302,6 +303,9 @@ a_priority_that_is_nonsense_is_told(void **state)
 
 /* Says what it has to say in one piece. */
 struct peer {
+	const char *priority;
+	int (*talk)(struct peer *p, gnutls_session_t session);
+	int update;		/* a flag of gnutls_session_key_update() */
 	int fd;
 	bool holds;
 	uint8_t held[4096];
@@ -337,7 +341,7 @@ peer_session(struct peer *p, gnutls_psk_client_credentials_t *ret_creds)
 	gnutls_psk_allocate_client_credentials(ret_creds);
 	gnutls_psk_set_client_credentials(*ret_creds, "me", &key, GNUTLS_PSK_KEY_HEX);
 	gnutls_init(&session, GNUTLS_CLIENT);
-	gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+ECDHE-PSK:+PSK", NULL);
+	gnutls_priority_set_direct(session, p->priority, NULL);
 	gnutls_credentials_set(session, GNUTLS_CRD_PSK, *ret_creds);
 	gnutls_transport_set_ptr(session, p);
 	gnutls_transport_set_push_function(session, hold);
@@ -347,6 +351,34 @@ peer_session(struct peer *p, gnutls_psk_client_credentials_t *ret_creds)
 
 /* A new key before each word. */
 static int
+says_words(struct peer *p, gnutls_session_t session)
+{
+	uint8_t echo[12] = { 0 };
+	int r = 0;
+
+	p->holds = true;
+	for (int i = 0; r >= 0 && i < 3; i++) {
+		r = gnutls_session_key_update(session, (unsigned)p->update);
+		if (r >= 0)
+			r = (int)gnutls_record_send(session, "word", 4);
+	}
+	p->holds = false;
+	if (r >= 0 && send(p->fd, p->held, p->n, MSG_NOSIGNAL) != (ssize_t)p->n)
+		r = -1;
+	for (size_t at = 0; r >= 0 && at < sizeof(echo); at += (size_t)r)
+		r = (int)gnutls_record_recv(session, echo + at, sizeof(echo) - at);
+	return r < 0 ? r : memcmp(echo, "wordwordword", 12);
+}
+
+/* Would begin anew within its session, as TLS 1.2 knows it. */
+static int
+shakes_hands_again(struct peer *p, gnutls_session_t session)
+{
+	(void)p;
+	return gnutls_handshake(session);
+}
+
+static int
 peer_talks(void *arg)
 {
 	struct peer *p = arg;
@@ -354,17 +386,11 @@ peer_talks(void *arg)
 	gnutls_session_t session = peer_session(p, &creds);
 	int r = gnutls_handshake(session);
 
-	p->holds = true;
-	for (int i = 0; r >= 0 && i < 3; i++) {
-		r = gnutls_session_key_update(session, 0);
-		if (r >= 0)
-			r = (int)gnutls_record_send(session, "word", 4);
-	}
-	if (r >= 0 && send(p->fd, p->held, p->n, MSG_NOSIGNAL) != (ssize_t)p->n)
-		r = -1;
+	if (r >= 0)
+		r = p->talk(p, session);
 	gnutls_deinit(session);
 	gnutls_psk_free_client_credentials(creds);
-	return r < 0 ? r : 0;
+	return r;
 }
 
 static void
@@ -375,39 +401,66 @@ run_peer(void *arg)
 	p->result = work_run(peer_talks, p);
 }
 
+/* What a server of ours hears and says while the peer talks. */
 static void
-hear_new_keys(void *arg)
+serve_peer(struct peer *peer, void (*serve)(struct sock *s))
 {
-	char dir[] = "/tmp/q-test-tls-XXXXXX", path[64], words[13] = "";
+	char dir[] = "/tmp/q-test-tls-XXXXXX", path[64];
 	struct tls_config config = { .kind = TLS_PSK, .server = true, .dir = mkdtemp(dir) };
 	struct tls_creds *creds = NULL;
 	struct co_group group;
-	struct peer peer = { 0 };
 	struct sock *s;
 	int fds[2];
 	FILE *f;
 
-	(void)arg;
 	snprintf(path, sizeof(path), "%s/keys.psk", dir);
 	f = fopen(path, "we");
 	fputs("me:00112233\n", f);
 	fclose(f);
 	assert_int_equal(tls_creds_load(&config, &creds, NULL), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	peer.fd = fds[1];
+	peer->fd = fds[1];
 	assert_int_equal(sock_new(fds[0], &s), 0);
 	co_group_init(&group);
-	assert_int_equal(co_group_start(&group, run_peer, &peer), 0);
+	assert_int_equal(co_group_start(&group, run_peer, peer), 0);
 	assert_int_equal(tls_start(s, creds, NULL, NULL), 0);
-	assert_int_equal(sock_recv_full(s, words, 12), 0);
-	assert_string_equal(words, "wordwordword");
-	co_group_wait(&group);
-	assert_int_equal(peer.result, 0);
+	serve(s);
 	sock_close(s);
+	co_group_wait(&group);
 	close(fds[1]);
 	tls_creds_unref(creds);
 	unlink(path);
 	rmdir(dir);
+}
+
+/* In several pieces, the first of which finds out that the peer wants new keys. */
+static void
+echo(struct sock *s)
+{
+	char words[13] = "";
+	struct iovec vec[] = { { words, 5 }, { words + 5, 1 }, { words + 6, 6 } };
+	struct iov v = { .vec = vec, .count = 3, .len = 12 };
+
+	assert_int_equal(sock_recv_full(s, words, 12), 0);
+	assert_string_equal(words, "wordwordword");
+	assert_int_equal(sock_send_iov(s, &v), 0);
+}
+
+static void
+hear_new_keys(void *arg)
+{
+	const int updates[] = { 0, GNUTLS_KU_PEER };
+
+	(void)arg;
+	for (size_t i = 0; i < ARRAY_SIZE(updates); i++) {
+		struct peer peer = {
+			.priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+ECDHE-PSK:+PSK",
+			.talk = says_words, .update = updates[i],
+		};
+
+		serve_peer(&peer, echo);
+		assert_int_equal(peer.result, 0);
+	}
 }
 
 static void
@@ -415,6 +468,37 @@ new_keys_come_between_data(void **state)
 {
 	(void)state;
 	run(hear_new_keys, NULL);
+}
+
+static void
+refuse(struct sock *s)
+{
+	uint8_t b;
+
+	assert_int_equal(sock_recv(s, &b, 1), -EPROTO);
+	/* Nor does it go on. */
+	assert_true(sock_recv(s, &b, 1) < 0);
+	sock_shutdown(s, SHUT_RDWR);
+}
+
+static void
+hear_a_second_hello(void *arg)
+{
+	struct peer peer = {
+		.priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2:+ECDHE-PSK:+PSK",
+		.talk = shakes_hands_again,
+	};
+
+	(void)arg;
+	serve_peer(&peer, refuse);
+	assert_true(peer.result < 0);
+}
+
+static void
+a_second_handshake_ends_the_session(void **state)
+{
+	(void)state;
+	run(hear_a_second_hello, NULL);
 }
 
 int
@@ -428,6 +512,7 @@ main(void)
 		CO_TEST(a_peer_that_hangs_up_ends_the_handshake),
 		CO_TEST(a_priority_that_is_nonsense_is_told),
 		CO_TEST(new_keys_come_between_data),
+		CO_TEST(a_second_handshake_ends_the_session),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

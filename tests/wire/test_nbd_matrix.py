@@ -247,6 +247,18 @@ def test_lengths_of_options(path, option, length):
         assert c.go('rw')[-1] == ACK
 
 
+@pytest.mark.parametrize('length', [4097, (1 << 18) + 1, 32 << 20, (32 << 20) + 1])
+def test_too_long_an_export_name_ends_the_connection(path, length):
+    """EXPORT_NAME knows no error reply: it would be taken for a size and flags."""
+    with Conn(path) as c:
+        try:
+            c.option_send(nbd.OPT_EXPORT_NAME, bytes(min(length, 32 << 20)), length)
+        except Closed:
+            pass
+        assert c.closed()
+    assert_serves(path)
+
+
 # ---- requests ----
 
 LEGAL = {       # the flags of each command, but FUA, which all have

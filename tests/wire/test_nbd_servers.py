@@ -258,6 +258,54 @@ def test_clients_are_told_with_what_they_did(daemon, tmp):
     until(lambda: clients(daemon, 'e') == [])
 
 
+MARKS = 20      # bitmaps
+REQUESTS = 120  # fewer than a connection may have in flight where they are small
+
+
+def flood_status(path):
+    """Many extents to tell of, and a client that reads no reply."""
+    c = connect(path, 'e', extended=True, meta=(
+        'base:allocation', *(f'qemu:dirty-bitmap:b{i}' for i in range(MARKS))))
+    for i in range(REQUESTS):
+        c.request(nbd.BLOCK_STATUS, 0, 64 * MIB, cookie=i)
+    return c, 32 * MIB // ((MARKS + 1) * 8192 * 16)
+
+
+def flood_cache(path):
+    c = connect(path, 'slow')
+    for i in range(REQUESTS):
+        c.request(nbd.CACHE, 0, 32 * MIB, cookie=i)
+    return c, 32
+
+
+@pytest.mark.parametrize('flood', [flood_status, flood_cache])
+def test_memory_of_all_that_is_in_flight_is_bounded(start, tmp, flood):
+    """Also where neither request nor reply has data of the length that is asked for."""
+    with open(tmp / 'chequered', 'wb') as f:
+        for i in range(8192):
+            f.seek(i * 8192)
+            f.write(b'x' * 4096)
+        f.truncate(64 * MIB)
+    d = start('--blockdev', f'file,node-name=f,filename={tmp}/chequered',
+              '--blockdev', f'null-co,node-name=n,size={64 * MIB},latency-ns=60000000000',
+              env={'LSAN_OPTIONS': 'detect_leaks=0'})
+    for i in range(MARKS):
+        d.cmd('block-dirty-bitmap-add', node='f', name=f'b{i}', disabled=True)
+    d.cmd('nbd-server-start', addr={'type': 'unix', 'data': {'path': str(tmp / 'nbd')}})
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'f', 'name': 'e',
+                               'bitmaps': [f'b{i}' for i in range(MARKS)]})
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'slow', 'node-name': 'n', 'name': 'slow'})
+
+    def in_flight():
+        return max(c['in-flight'] for e in ('e', 'slow') for c in clients(d, e))
+
+    c, most = flood(tmp / 'nbd')
+    with c:
+        until(lambda: in_flight() >= most - 1)
+        # All that came was looked at in one go.
+        assert all(in_flight() <= most for _ in range(50))
+
+
 def test_a_client_by_tcp_and_tls_has_an_address_and_a_name(daemon, tmp):
     ca = tlskit.Authority(tmp / 'ca')
     daemon.cmd('object-add', {'qom-type': 'tls-creds-x509', 'id': 'tls', 'endpoint': 'server',
