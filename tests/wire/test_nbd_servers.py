@@ -266,15 +266,14 @@ def flood_status(path):
     """Many extents to tell of, and a client that reads no reply."""
     c = connect(path, 'e', extended=True, meta=(
         'base:allocation', *(f'qemu:dirty-bitmap:b{i}' for i in range(MARKS))))
-    for i in range(REQUESTS):
-        c.request(nbd.BLOCK_STATUS, 0, 64 * MIB, cookie=i)
+    c.send(struct.pack('>IHHQQQ', nbd.EXTENDED_REQUEST_MAGIC, 0, nbd.BLOCK_STATUS, 7, 0,
+                       64 * MIB) * REQUESTS)
     return c, 32 * MIB // ((MARKS + 1) * 8192 * 16)
 
 
 def flood_cache(path):
     c = connect(path, 'slow')
-    for i in range(REQUESTS):
-        c.request(nbd.CACHE, 0, 32 * MIB, cookie=i)
+    c.send(struct.pack('>IHHQQI', nbd.REQUEST_MAGIC, 0, nbd.CACHE, 7, 0, 32 * MIB) * REQUESTS)
     return c, 32
 
 
@@ -290,7 +289,7 @@ def test_memory_of_all_that_is_in_flight_is_bounded(start, tmp, flood):
               '--blockdev', f'null-co,node-name=n,size={64 * MIB},latency-ns=60000000000',
               env={'LSAN_OPTIONS': 'detect_leaks=0'})
     for i in range(MARKS):
-        d.cmd('block-dirty-bitmap-add', node='f', name=f'b{i}', disabled=True)
+        d.cmd('block-dirty-bitmap-add', {'node': 'f', 'name': f'b{i}', 'disabled': True})
     d.cmd('nbd-server-start', addr={'type': 'unix', 'data': {'path': str(tmp / 'nbd')}})
     d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'f', 'name': 'e',
                                'bitmaps': [f'b{i}' for i in range(MARKS)]})
