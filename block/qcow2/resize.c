@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/iov.h"
 #include "base/planted.h"
+#include "block/dirty.h"
 #include "block/io.h"
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/checkpoint.h"
@@ -348,6 +349,20 @@ grow_data(struct qcow2 *q, uint64_t size, bool exact, enum prealloc *prealloc,
 	return node_truncate(data, size, exact && q->data_raw, PREALLOC_OFF, errp);
 }
 
+/* What the guest sees, and then the size on disk. */
+static int
+change_size(struct qcow2 *q, uint64_t old, uint64_t size, enum prealloc prealloc,
+	    struct error **errp)
+{
+	int r = size > old ? grow(q, old, size, prealloc, errp)
+			   : shrink(q, old, size, prealloc, errp);
+
+	if (r)
+		return -1;
+	r = write_size(q, size);
+	return r < 0 ? (error_set_errno(errp, r, "Failed to update the image size"), -1) : 0;
+}
+
 int
 qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 	       struct error **errp)
@@ -370,12 +385,12 @@ qcow2_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc
 		return error_set_errno(errp, r, "Failed to update the image size"), -1;
 	if (q->data_edge && size > old && grow_data(q, size, exact, &prealloc, errp))
 		return -1;
-	if (size > old ? grow(q, old, size, prealloc, errp)
-		       : shrink(q, old, size, prealloc, errp))
+	if (change_size(q, old, size, prealloc, errp)) {
+		/* What would have been cut off is there still, and may show something else. */
+		if (size < old)
+			dirty_mark(n, size, old - size);
 		return -1;
-	r = write_size(q, size);
-	if (r < 0)
-		return error_set_errno(errp, r, "Failed to update the image size"), -1;
+	}
 	atomic_store(&n->size, size);
 	/* What is behind the end in a data file is only in the way: let it go. */
 	if (q->data_edge && size < old)

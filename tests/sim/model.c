@@ -402,10 +402,25 @@ model_bitmap_removed(struct model *m)
 		m->bitmaps[m->n_bitmaps - 1].removed = sim_tick(m->sim);
 }
 
+/* The disk's size at a moment when nothing changed it. */
+static uint64_t
+size_at(const struct model *m, long when)
+{
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < m->n_sizes; i++)
+		if (m->sizes[i].done <= when && !m->sizes[i].weak)
+			size = m->sizes[i].size;
+	return size;
+}
+
+/* What the sector cannot have held when the bitmap was made came later: also zeroes,
+ * and what shows where something went away. */
 bool
 model_needs_mark(const struct model *m, long cut, uint64_t sector, const uint8_t *buf)
 {
 	const struct model_bitmap *b = NULL;
+	struct model_view then;
 	uint64_t word;
 	uint32_t id;
 
@@ -414,6 +429,9 @@ model_needs_mark(const struct model *m, long cut, uint64_t sector, const uint8_t
 			b = &m->bitmaps[i];
 	memcpy(&word, buf, 8);
 	id = (uint32_t)(word >> 32);
-	/* Which write left zeroes nobody can tell. */
-	return b && id && id < OF_MID && m->ops[id - 1].submitted > b->added && sector < m->size;
+	if (!b || sector >= m->size)
+		return false;
+	then = (struct model_view){ .cut = b->added, .covered = b->added,
+				    .size = size_at(m, b->added) };
+	return sector < then.size ? !may_hold(m, then, sector, id) : id != 0;
 }

@@ -380,6 +380,36 @@ a_bitmap_follows_the_disks_size(void *arg)
 	mem_free(file);
 }
 
+/* Every call of it fails in turn: what it has taken away by then was changed. */
+static void
+a_shrink_that_fails_is_marked(void *arg)
+{
+	bool failed = true;
+
+	(void)arg;
+	for (long at = 1; failed; at++) {
+		struct node *file = mem_new(), *n = q2_make(file, &plain, NULL);
+		uint8_t *before = malloc(SIZE), *now = malloc(SIZE);
+		struct dirty_bitmap *b;
+
+		memset(before, 'x', SIZE);
+		assert_int_equal(node_pwrite(n, 0, before, SIZE), 0);
+		b = add(n, "b", 512);
+		*mem_faults(file) = (struct mem_faults){ .fail_at = at, .error = -EIO };
+		failed = node_truncate(n, 137 * 512, true, PREALLOC_OFF, NULL) < 0;
+		*mem_faults(file) = (struct mem_faults){ 0 };
+		assert_int_equal(node_pread(n, 0, now, node_size(n)), 0);
+		for (uint64_t i = 0; i < node_size(n); i++)
+			if (now[i] != before[i] && !is_marked(b, i))
+				fail_msg("call %ld: %llx is not marked", at, (unsigned long long)i);
+		assert_true(!failed || at < 100);
+		(void)q2_close(n);
+		free(before);
+		free(now);
+		mem_free(file);
+	}
+}
+
 /* ---- each call to the file fails in turn ---- */
 
 struct fault_run {
@@ -619,6 +649,7 @@ the_first_writes_come_from_all_loops_at_once(void *arg)
 	X(an_inconsistent_one_can_only_be_removed)                             \
 	X(limits)                                                              \
 	X(a_bitmap_follows_the_disks_size)                                     \
+	X(a_shrink_that_fails_is_marked)                                       \
 	X(faults)                                                              \
 	X(without_memory)                                                      \
 	X(room_is_made_ahead)                                                  \
