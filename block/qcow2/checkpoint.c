@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aio/timer.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/planted.h"
@@ -23,6 +24,8 @@ enum {
 	DIRTY_MAX = 4096,
 	FREED_RUNS_MAX = 1024,		/* runs set aside, before a checkpoint frees them */
 	FREED_BYTES_MAX = 256 << 20,
+	RECLAIM_TRIES = 64,
+	RECLAIM_WAIT_NS = 1000000,
 };
 
 int
@@ -324,6 +327,34 @@ qcow2_throttle(struct qcow2 *q)
 		return r;
 	/* Somebody else may have done it while we waited. */
 	return pressure(q) ? checkpoint(q, &s) : 0;
+}
+
+static bool
+may_reclaim(struct qcow2 *q)
+{
+	bool any;
+
+	qcow2_lock(q);
+	any = q->freed.n || q->unmapped.n;
+	qcow2_unlock(q);
+	return any && !atomic_load(&q->failed);
+}
+
+bool
+qcow2_reclaim(struct qcow2 *q, uint64_t seen)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->checkpoint;
+
+	co_mutex_lock(held);
+	for (int i = 0; i < RECLAIM_TRIES && atomic_load(&q->reclaimed) == seen; i++) {
+		CLEANUP(snapshot_done) struct snapshot s = { 0 };
+
+		if (i > 1)
+			(void)co_sleep(RECLAIM_WAIT_NS);
+		if (!may_reclaim(q) || checkpoint(q, &s) < 0)
+			break;
+	}
+	return atomic_load(&q->reclaimed) != seen;
 }
 
 int

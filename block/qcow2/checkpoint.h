@@ -24,6 +24,12 @@ int qcow2_before_write(struct qcow2 *q);
 /* The second half of that, for whoever makes many changes without any request. */
 int qcow2_throttle(struct qcow2 *q);
 
+/* For whoever found no space: free what was unmapped so far, for which requests that
+ * still use it are waited for, though not for long.  seen is q->reclaimed from before
+ * the caller looked for space.  True: something was freed since then.  Holding no lock,
+ * no claim, and no epoch. */
+bool qcow2_reclaim(struct qcow2 *q, uint64_t seen);
+
 /* ---- with the checkpoint lock held ---- */
 
 /* Flush the image file, and an external data file; a failure is final. */

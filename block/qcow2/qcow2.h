@@ -201,6 +201,7 @@ struct qcow2 {
 	struct co_mutex packing;	/* one compressed cluster gets its place at a time */
 	struct co_mutex checkpoint;	/* writes tables, and the header */
 	struct qcow2_freelist unmapped;	/* unmapped on disk; guarded by checkpoint */
+	_Atomic uint64_t reclaimed;	/* runs of it that were freed, all told */
 	bool lazy_marked;		/* dirty for the lazy counts only; so is this */
 	_Atomic int failed;		/* -errno of the barrier that failed */
 	_Atomic int corrupt;		/* QCOW2_SOUND, QCOW2_CORRUPT_*, ... */

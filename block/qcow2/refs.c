@@ -508,6 +508,7 @@ qcow2_refs_drop_now(struct qcow2 *q, bool all)
 		/* A count that is zero already: the image was wrong before. */
 		if (qcow2_refs_drop(q, f.cluster, f.n, f.why) < 0 && !r)
 			r = -EIO;
+		atomic_fetch_add(&q->reclaimed, 1);
 	}
 	l->n = kept;
 	return r;

@@ -12,6 +12,9 @@
  *               read, and what a never written file shows anyway is not written.
  *               A long write takes as many neighbouring clusters as there are.
  *
+ * No space      What was discarded is free only behind a checkpoint: so there is one,
+ *               and another try.
+ *
  * Fails         Before the mapping: the clusters are given back, nothing has
  *               changed.  In the middle of a long mapping: what is mapped holds
  *               the guest's bytes, which a failed write may show; the rest is
@@ -325,10 +328,14 @@ qcow2_write(struct node *n, uint64_t off, const struct iov *src, unsigned flags)
 		return qcow2_write_compressed(q, off, src);
 	r = qcow2_before_write(q);
 	while (!r && done < src->len) {
+		uint64_t seen = atomic_load_explicit(&q->reclaimed, memory_order_relaxed);
 		size_t step = 0;
 
 		r = write_some(q, off + done, src, done, &step);
-		done += step;
+		if (r == -ENOSPC && qcow2_reclaim(q, seen))
+			r = 0;	/* once more */
+		else
+			done += step;
 	}
 	return r;
 }

@@ -7,10 +7,12 @@
 
 #include "aio/co.h"
 #include "aio/colock.h"
+#include "aio/timer.h"
 #include "base/bytes.h"
 #include "block/check.h"
 #include "block/driver.h"
 #include "block/qcow2/check.h"
+#include "block/qcow2/claim.h"
 #include "block/qcow2/entry.h"
 #include "block/qcow2/format.h"
 #include "block/qcow2/invariants.h"
@@ -420,6 +422,65 @@ a_write_that_fails_half_way_leaks_nothing(void *arg)
 	free(buf);
 }
 
+/* ---- no space ---- */
+
+/* What a guest discards it may write elsewhere, flush or none, on a file that cannot
+ * grow any more. */
+static void
+a_full_file_has_room_for_what_was_discarded(void *arg)
+{
+	bool extended = *(bool *)arg;
+	struct world w;
+
+	world_up(&w, extended, false);
+	put(&w, 0, 8 * CLUSTER, 'x');
+	judge(&w, 8);
+	mem_faults(w.file)->max = atomic_load(&w.file->size);
+	for (int round = 0; round < 4; round++) {
+		uint64_t full = (round & 1) * 8 * CLUSTER, other = 8 * CLUSTER - full;
+		uint8_t buf[SECTOR] = { 0 };
+
+		assert_int_equal(node_pwrite(w.image, other, buf, sizeof(buf)), -ENOSPC);
+		assert_int_equal(node_discard(w.image, full, 8 * CLUSTER), 0);
+		put(&w, other, 8 * CLUSTER, 'a' + round);
+		expect(&w, full, 8 * CLUSTER, 0);
+		expect(&w, other, 8 * CLUSTER, 'a' + round);
+	}
+	world_down(&w, 8);
+}
+
+static void
+put_first(void *arg)
+{
+	put(arg, 0, CLUSTER, 'y');
+}
+
+/* It may still be read from when space is wanted: that is waited for. */
+static void
+a_full_file_waits_for_readers_of_what_was_discarded(void *arg)
+{
+	struct co_group g;
+	struct world w;
+	unsigned token;
+
+	(void)arg;
+	world_up(&w, false, false);
+	put(&w, 8 * CLUSTER, CLUSTER, 'x');
+	judge(&w, 1);
+	mem_faults(w.file)->max = atomic_load(&w.file->size);
+	qcow2_lock(w.q);
+	token = qcow2_epoch_enter(w.q);
+	qcow2_unlock(w.q);
+	assert_int_equal(node_discard(w.image, 8 * CLUSTER, CLUSTER), 0);
+	co_group_init(&g);
+	assert_int_equal(co_group_start(&g, put_first, &w), 0);
+	assert_int_equal(co_sleep(5000000), 0);
+	qcow2_epoch_leave(w.q, token);
+	co_group_wait(&g);
+	expect(&w, 0, CLUSTER, 'y');
+	world_down(&w, 1);
+}
+
 /* ---- what a request costs in calls ---- */
 
 static void
@@ -477,6 +538,8 @@ PATH_TEST(zeroing_a_part_zeroes_all_where_that_is_no_change)
 BOTH_TEST(writers_into_one_cluster_share_it)
 BOTH_TEST(requests_that_overlap_leave_one_or_the_other)
 BOTH_TEST(a_write_that_fails_half_way_leaks_nothing)
+BOTH_TEST(a_full_file_has_room_for_what_was_discarded)
+PATH_TEST(a_full_file_waits_for_readers_of_what_was_discarded)
 PATH_TEST(only_what_is_missing_is_read)
 
 int
@@ -491,6 +554,8 @@ main(void)
 		CO_TEST(writers_into_one_cluster_share_it_test),
 		CO_TEST(requests_that_overlap_leave_one_or_the_other_test),
 		CO_TEST(a_write_that_fails_half_way_leaks_nothing_test),
+		CO_TEST(a_full_file_has_room_for_what_was_discarded_test),
+		CO_TEST(a_full_file_waits_for_readers_of_what_was_discarded_test),
 		CO_TEST(only_what_is_missing_is_read_test),
 	};
 
