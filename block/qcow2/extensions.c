@@ -58,6 +58,7 @@ qcow2_ext_split(const uint8_t *buf, size_t off, size_t end, struct qcow2_exts *r
 		}
 		off += round_up(len, 8);
 	}
+	ret->end = off;
 	return 0;
 }
 

@@ -38,6 +38,7 @@ struct qcow2_ext {
 struct qcow2_exts {
 	struct qcow2_ext *list;		/* in the order of the image */
 	size_t n;
+	uint64_t end;			/* of them on disk, from the start of the image */
 
 	/* What is known, decoded. */
 	char *backing_format;		/* NULL: none */

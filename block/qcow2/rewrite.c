@@ -2,8 +2,8 @@
 /* A power cut may tear a write between sectors, so a change of the header is one
  * sector: the header, the extensions and their end mark have to fit in it, for which
  * the feature name table, a help for other programs' messages, gives way.  A backing
- * file's name that has no room there too is written behind it first, where nothing
- * is. */
+ * file's name that has no room there too is written first, behind all that the header
+ * on disk has. */
 #include "block/qcow2/rewrite.h"
 
 #include <errno.h>
@@ -45,7 +45,8 @@ encode(struct qcow2 *q, struct qcow2_header *h, uint8_t *sector)
 	return used ? n + used : 0;
 }
 
-/* Where the name goes: into the sector, or behind it beside the old name. */
+/* Where the name goes: into the sector, or behind it, beside the old name and the old
+ * extensions. */
 static int
 find_place(struct qcow2 *q, size_t used, struct name *name)
 {
@@ -55,8 +56,8 @@ find_place(struct qcow2 *q, size_t used, struct name *name)
 		name->off = used;
 		return 0;
 	}
-	name->off = SECTOR;
-	if (old && old_end > SECTOR && old < SECTOR + name->len)
+	name->off = max_u64(SECTOR, round_up(q->exts.end, 8));
+	if (old && old_end > name->off && old < name->off + name->len)
 		name->off = round_up(old_end, 8);
 	return name->off + name->len <= q->cluster_size ? 0 : -ENOSPC;
 }
@@ -90,5 +91,8 @@ qcow2_rewrite_header(struct qcow2 *q, struct qcow2_header *h, const char *backin
 		return r;
 	if (ret_tried)
 		*ret_tried = true;
-	return qcow2_write_field(q, 0, sector, SECTOR);
+	r = qcow2_write_field(q, 0, sector, SECTOR);
+	if (!r)
+		q->exts.end = used;
+	return r;
 }
