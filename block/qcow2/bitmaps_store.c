@@ -277,6 +277,16 @@ barrier(struct qcow2 *q)
 	return r;
 }
 
+/* Of an empty disk the peer takes no bitmap: its tables must not be empty, and a longer
+ * one has the wrong size for it.  Trusted, it would keep the peer from opening the image. */
+static int
+store_one(struct qcow2 *q, struct qcow2_bitmap *bm, int no_room)
+{
+	if (!node_size(q->node))
+		return -EOPNOTSUPP;
+	return is_placed(q, bm) ? store_bits(q, bm) : no_room;
+}
+
 /* All bits that there is room for, all that the guest wrote, and a barrier. */
 static int
 store_all_bits(struct qcow2 *q, int no_room)
@@ -286,7 +296,7 @@ store_all_bits(struct qcow2 *q, int no_room)
 
 	LIST_FOREACH(bm, &q->bitmaps, link)
 		if (bm->storing)
-			bm->error = is_placed(q, bm) ? store_bits(q, bm) : no_room;
+			bm->error = store_one(q, bm, no_room);
 	r = qcow2_checkpoint(q);
 	if (r < 0 || PLANTED(bitmap_trusted_early))
 		return r;

@@ -195,6 +195,29 @@ def test_what_cannot_be_stored_is_told(start, image, how):
     assert bitmaps(d)['b']['inconsistent']
 
 
+def test_a_bitmap_of_an_empty_disk_keeps_nobody_from_the_image(start, tmp):
+    """There is nothing that it could mark, and QEMU takes no bitmap of such a disk."""
+    path = tmp / 'empty.qcow2'
+    images.qcow2(path, 0)
+    d = start()
+    open_image(d, path)
+    act(d, 'add', node='disk', name='b', persistent=True)
+    d.stop(status=1)
+    assert "bitmap 'b' of node 'disk' could not be stored" in d.stderr()
+    images.check(path)
+    d = start()
+    open_image(d, path)
+    assert bitmaps(d)['b']['inconsistent']
+    act(d, 'remove', node='disk', name='b')
+    d.cmd('block_resize', node_name='disk', size=SIZE)
+    act(d, 'add', node='disk', name='b', persistent=True)
+    d.stop()
+    images.check(path)
+    d = start()
+    open_image(d, path)
+    assert 'inconsistent' not in bitmaps(d)['b']
+
+
 def test_a_backup_chain_goes_on_after_each_restart(start, image, tmp):
     rng, below = random.Random(7), None
     for step in range(5):
