@@ -179,13 +179,6 @@ sock_close(struct sock *s)
 }
 
 void
-sock_closep(struct sock **s)
-{
-	sock_close(*s);
-	*s = NULL;
-}
-
-void
 sock_set_filter(struct sock *s, struct sock_filter *f)
 {
 	assert(!s->filter);

@@ -35,7 +35,6 @@ int sock_detach(struct sock *s);
 
 /* Close the fd, free s.  Nobody waits on s.  On its loop.  Takes NULL. */
 void sock_close(struct sock *s);
-void sock_closep(struct sock **s);	/* for CLEANUP */
 
 int sock_fd(const struct sock *s);
 

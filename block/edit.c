@@ -99,43 +99,6 @@ write_backing(struct node *n, const char *file, const char *fmt, struct error **
 	return n->driver->change_backing(n, file, fmt, errp);
 }
 
-static int
-link_backing(struct change *c, struct node *overlay, struct node *backing,
-	     struct error **errp)
-{
-	struct edge *e = overlay->backing;
-
-	if (backing && node_chain_contains(backing, overlay))
-		return error_set(errp, "Making '%s' a backing child of '%s' would create "
-				 "a cycle", backing->name, overlay->name);
-	if (!backing)
-		return e ? change_drop_edge(c, e, errp) : 0;
-	if (e)
-		return change_point_edge(c, e, backing, errp);
-	return change_add_edge(c, overlay, backing, "backing", ROLE_COW, NULL, errp);
-}
-
-int
-node_set_backing(struct node *overlay, struct node *backing, const char *file,
-		 const char *fmt, struct error **errp)
-{
-	struct change c;
-	int r;
-
-	if (!(overlay->driver->caps & DRIVER_BACKING))
-		return error_set(errp, "Driver '%s' of node '%s' does not support backing "
-				 "files", overlay->driver->name, overlay->name);
-	r = change_begin_joining(&c, &overlay, 1, &backing, 1, errp);
-	if (!r)
-		r = link_backing(&c, overlay, backing, errp);
-	if (!r)
-		r = change_permit(&c, errp);
-	/* The header last: nothing can fail behind it. */
-	if (!r && file)
-		r = write_backing(overlay, file, fmt, errp);
-	return change_end(&c, r);
-}
-
 int
 node_change_backing_file(struct node *n, const char *file, const char *fmt,
 			 struct error **errp)

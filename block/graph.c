@@ -301,16 +301,6 @@ node_is_used_by_node(const struct node *n)
 	return false;
 }
 
-void
-node_each(bool (*fn)(struct node *n, void *arg), void *arg)
-{
-	struct node *n, *tmp;
-
-	LIST_FOREACH_SAFE(n, tmp, &graph_nodes, in_all)
-		if (n->life == NODE_OPEN && !fn(n, arg))
-			return;
-}
-
 /* ---- busy marks ---- */
 
 void

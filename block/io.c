@@ -108,25 +108,6 @@ io_status(struct root *r, uint64_t off, uint64_t len, bool want_zero,
 	return err;
 }
 
-int
-io_allocated_above(struct root *r, struct node *base, uint64_t off, uint64_t len,
-		   bool *ret_allocated, uint64_t *ret_len)
-{
-	struct extent x;
-	struct node *n;
-	int err = enter(r, off, len, &n);
-
-	if (err)
-		return err;
-	err = node_status_above(n, base, off, len, false, &x);
-	root_leave(r);
-	if (err)
-		return err;
-	*ret_allocated = x.flags & EXTENT_ALLOCATED;
-	*ret_len = x.len;
-	return 0;
-}
-
 uint64_t
 io_size(const struct root *r)
 {
@@ -244,12 +225,4 @@ node_pwrite(struct node *n, uint64_t off, const void *buf, uint64_t len)
 	struct iov v = IOV_BUF(buf, len);
 
 	return node_write(n, off, &v, 0);
-}
-
-int
-node_pwrite_sync(struct node *n, uint64_t off, const void *buf, uint64_t len)
-{
-	struct iov v = IOV_BUF(buf, len);
-
-	return node_write(n, off, &v, IO_FUA);
 }

@@ -70,10 +70,6 @@ int io_flush(struct root *r);
  * it would be expensive to find. */
 int io_status(struct root *r, uint64_t off, uint64_t len, bool want_zero,
 	      struct extent *ret_extent);
-/* Is the range allocated in the chain from the root's node down to, not including,
- * base (NULL: the whole chain)?  *ret_allocated holds for *ret_len bytes. */
-int io_allocated_above(struct root *r, struct node *base, uint64_t off, uint64_t len,
-		       bool *ret_allocated, uint64_t *ret_len);
 uint64_t io_size(const struct root *r);
 
 /* ---- below the entrance, for drivers and for jobs on nodes they hold ---- */
@@ -104,6 +100,5 @@ int node_track(struct node *n, struct error **errp);
 /* Helpers for plain memory: one piece. */
 int node_pread(struct node *n, uint64_t off, void *buf, uint64_t len);
 int node_pwrite(struct node *n, uint64_t off, const void *buf, uint64_t len);
-int node_pwrite_sync(struct node *n, uint64_t off, const void *buf, uint64_t len);
 
 #endif

@@ -117,9 +117,6 @@ bool node_chain_contains(const struct node *top, const struct node *base);
 /* Does another node stand on n, rather than only exports and jobs? */
 bool node_is_used_by_node(const struct node *n);
 
-/* For each node by the order of addition; stops where fn returns false. */
-void node_each(bool (*fn)(struct node *n, void *arg), void *arg);
-
 /* query-named-block-nodes; coroutine.  The caller frees. */
 int node_query_all(bool flat, struct BlockDeviceInfoList **ret_list, struct error **errp);
 int node_query(struct node *n, bool flat, struct BlockDeviceInfo **ret_info,
@@ -139,10 +136,6 @@ int node_insert_above_then(struct node *on, struct node *filter,
 int node_remove_filter(struct node *n, struct error **errp);
 /* Let all parents and roots of from use to instead (commit, mirror). */
 int node_replace(struct node *from, struct node *to, struct error **errp);
-/* Make backing (NULL: none) the COW child of overlay, and write its name into the
- * image's header where file is not NULL (fmt NULL: none is recorded). */
-int node_set_backing(struct node *overlay, struct node *backing, const char *file,
-		     const char *fmt, struct error **errp);
 /* Rewrite only the header's backing file name and format. */
 int node_change_backing_file(struct node *n, const char *file, const char *fmt,
 			     struct error **errp);

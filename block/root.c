@@ -325,12 +325,6 @@ root_node(const struct root *r)
 	return r->node;
 }
 
-struct use *
-root_use(struct root *r)
-{
-	return &r->use;
-}
-
 struct root *
 root_of_use(struct use *u)
 {

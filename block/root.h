@@ -64,7 +64,6 @@ void root_resume(struct root *r);
 /* Only while r is stopped; references are the caller's affair. */
 void root_point(struct root *r, struct node *n);
 
-struct use *root_use(struct root *r);
 struct root *root_of_use(struct use *u);
 /* "block device 'x'", ...: ops->describe, or QEMU's "an unnamed block device";
  * malloc'ed, NULL on no memory. */

@@ -161,19 +161,6 @@ qcow2_ext_decode(const struct qcow2_header *h, struct qcow2_exts *x, struct erro
 }
 
 int
-qcow2_ext_parse(const struct qcow2_header *h, const uint8_t *buf, size_t off, size_t end,
-		struct qcow2_exts *ret, struct error **errp)
-{
-	if (qcow2_ext_split(buf, off, end, ret, errp))
-		return -1;
-	if (qcow2_ext_decode(h, ret, errp)) {
-		qcow2_ext_done(ret);
-		return -1;
-	}
-	return 0;
-}
-
-int
 qcow2_ext_set(struct qcow2_exts *x, uint32_t type, const void *data, uint32_t len)
 {
 	for (size_t i = 0; i < x->n; i++) {

@@ -5,7 +5,7 @@
  * Extensions that nobody here knows are kept as they are when the header is
  * written anew.
  *
- * Ownership  qcow2_ext_parse() copies; qcow2_ext_done() frees.
+ * Ownership  qcow2_ext_split() copies; qcow2_ext_done() frees.
  */
 #ifndef BLOCK_QCOW2_EXTENSIONS_H
 #define BLOCK_QCOW2_EXTENSIONS_H
@@ -52,11 +52,8 @@ struct qcow2_exts {
 	uint64_t bitmap_dir_off, bitmap_dir_size;
 };
 
-/* Decode buf[off, end), the first bytes of the image.  0 or -1. */
-int qcow2_ext_parse(const struct qcow2_header *h, const uint8_t *buf, size_t off, size_t end,
-		    struct qcow2_exts *ret, struct error **errp);
-/* Split into pieces only, which is as far as it goes before the features are
- * judged. */
+/* Split buf[off, end), of the first bytes of the image, into pieces, which is as far as
+ * it goes before the features are judged; then decode them.  0 or -1. */
 int qcow2_ext_split(const uint8_t *buf, size_t off, size_t end, struct qcow2_exts *ret,
 		    struct error **errp);
 int qcow2_ext_decode(const struct qcow2_header *h, struct qcow2_exts *x, struct error **errp);

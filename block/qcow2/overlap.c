@@ -176,12 +176,6 @@ qcow2_overlaps_fixed(const struct qcow2 *q, uint64_t off, uint64_t len)
 	return find(q, QCOW2_OVERLAP_CONSTANT & ~QCOW2_OVERLAP_BITMAPS, off, len);
 }
 
-bool
-qcow2_overlaps(const struct qcow2 *q, uint64_t off, uint64_t len)
-{
-	return find(q, QCOW2_OVERLAP_CACHED & ~QCOW2_OVERLAP_BITMAPS, off, len);
-}
-
 static int
 check(struct qcow2 *q, unsigned kinds, uint64_t off, uint64_t len)
 {

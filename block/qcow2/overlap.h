@@ -50,7 +50,6 @@ int qcow2_overlap_check_bitmaps(struct qcow2 *q, uint64_t off, uint64_t len);
 
 /* The same, and nothing is noted. */
 bool qcow2_overlaps_fixed(const struct qcow2 *q, uint64_t off, uint64_t len);
-bool qcow2_overlaps(const struct qcow2 *q, uint64_t off, uint64_t len);
 
 /* ---- what there is ---- */
 

@@ -11,7 +11,7 @@
  *   I2  Nothing mapped shows another cluster's bytes: what an entry on disk
  *       points at was filled, on disk, for that entry.
  *
- * Tables change in memory and are written back by a checkpoint (flush.c), one
+ * Tables change in memory and are written back by a checkpoint (checkpoint.c), one
  * at a time:
  *
  *     snapshot  all dirty L2 slices, L1 entries and refcount slices are copied

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sources look: licence lines, sizes, names, no leftovers, no sleeps."""
+import collections
 import concurrent.futures
 import os
 import re
@@ -131,3 +132,24 @@ def test_modules_export_only_names_of_their_folders_headers():
                 bad.append('%s exports %s, which no header there declares' % (src, name))
     assert seen > 0, 'no object files below ' + house.BUILD
     assert not bad, '\n'.join(bad)
+
+
+def test_every_exported_function_has_a_caller():
+    """A name that stands in its header and its definition only, comments aside, is dead."""
+    made = [os.path.join(house.BUILD, 'schema', n)
+            for n in os.listdir(os.path.join(house.BUILD, 'schema')) if n.endswith(('.c', '.h'))]
+    comment = re.compile(r'/\*.*?\*/', re.S)
+    used = collections.Counter()
+    for f in [*house.sources('.c', '.h', '.S'), *made]:
+        used.update(re.findall(r'\w+', comment.sub('', house.read(f))))
+    seen, dead = 0, []
+    for src, obj in house.objects():
+        for line in house.output('nm', '-g', '--defined-only', obj).splitlines():
+            kind, name = line.split()[-2:]
+            if kind != 'T' or name == 'main' or name.startswith('__'):
+                continue
+            seen += 1
+            if used[name] <= 2:
+                dead.append('%s: %s' % (src, name))
+    assert seen > 100, 'no object files below ' + house.BUILD
+    assert not dead, '\n'.join(dead)
