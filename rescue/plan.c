@@ -300,7 +300,7 @@ int
 plan_record(struct plan *p, struct error **errp)
 {
 	struct making m = { p, errp };
-	uint64_t done[IMAGE_CHAIN_MAX];
+	uint64_t done[IMAGE_CHAIN_MAX] = { 0 };
 
 	/* First what is with the sinks, then make it stable, then say so. */
 	for (unsigned i = 0; i < p->count; i++)

@@ -155,7 +155,8 @@ set_extent(const struct nbd_client_command *k, uint32_t align, struct extent *x)
 
 /* Asked in whole blocks, which the node's size is made of. */
 int
-nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, struct extent *x)
+nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
+		  struct extent *ret_extent)
 {
 	struct nbd_client *c = n->state;
 	uint32_t align = n->limits.align;
@@ -166,8 +167,10 @@ nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, st
 	int r;
 
 	(void)want_zero;
-	*x = (struct extent){ .len = len, .host = off, .file = n,
-			      .flags = EXTENT_ALLOCATED | EXTENT_MAPPED | EXTENT_DATA };
+	*ret_extent = (struct extent){
+		.len = len, .host = off, .file = n,
+		.flags = EXTENT_ALLOCATED | EXTENT_MAPPED | EXTENT_DATA,
+	};
 	if (!c->export.status)
 		return 0;
 	k.len = min_u64(round_up(off + len, align) - k.off, round_down(UINT32_MAX, align));
@@ -175,6 +178,6 @@ nbd_client_status(struct node *n, uint64_t off, uint64_t len, bool want_zero, st
 	if (!r && !k.extent_len)
 		r = -EIO;
 	if (!r)
-		set_extent(&k, align, x);
+		set_extent(&k, align, ret_extent);
 	return r;
 }

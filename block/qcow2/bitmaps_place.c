@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where a stored bitmap lies: its table, and its clusters of bits. */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,8 +66,10 @@ static int
 write_table(struct qcow2 *q, const struct qcow2_place *p)
 {
 	size_t room = table_clusters(q, p) << q->cluster_bits;
-	CLEANUP(cleanup_free) uint8_t *buf = calloc(1, room);
+	CLEANUP(cleanup_free) uint8_t *buf = NULL;
 
+	assert(room > 0);	/* the format has no empty tables */
+	buf = calloc(1, room);
 	if (!buf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < p->n; i++)

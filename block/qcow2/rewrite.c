@@ -29,11 +29,12 @@ static size_t
 encode(struct qcow2 *q, struct qcow2_header *h, uint8_t *sector)
 {
 	uint8_t head[QCOW2_HEADER_MAX];
-	size_t n = h->header_len, used;
+	size_t n = h->header_len, known, used;
 
 	if (n >= SECTOR)
 		return 0;
-	memcpy(sector, head, min_u64(qcow2_header_encode(h, head), QCOW2_HEADER_KNOWN));
+	known = min_u64(qcow2_header_encode(h, head), QCOW2_HEADER_KNOWN);
+	memcpy(sector, head, known);
 	memset(sector + n, 0, SECTOR - n);
 	used = qcow2_ext_encode(&q->exts, sector + n, SECTOR - n);
 	if (!used) {
