@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manual pages and the programs' own --help say the same."""
+import glob
 import os
 import re
 import shutil
@@ -55,6 +56,29 @@ def test_each_verbs_page_lists_its_options():
         assert documented('quoin-%s.1' % verb) == helped('quoin', verb), verb
 
 
+# Options that are there to be refused with an explanation: keys do not belong on a command line.
+REFUSED = {'rescue': {'--key', '--object', '--passphrase', '--password', '--secret'}}
+
+
+def accepted(source):
+    """The options of the table for getopt_long() in a source."""
+    rows = re.findall(r'\{ "([a-z-]+)", (?:no|required|optional)_argument, NULL, ([^}]+) \}',
+                      house.read(source))
+    return {'--' + name for name, _ in rows}
+
+
+@pytest.mark.parametrize('source, words', [
+    ('daemon/options.c', ['quoind']), ('cli/main.c', ['quoin']), ('cli/rescue.c', ['quoin', 'rescue']),
+    ('cli/check.c', ['quoin', 'check']), ('cli/info.c', ['quoin', 'info']),
+    ('cli/qmp.c', ['quoin', 'qmp'])])
+def test_help_lists_the_options_that_the_code_takes(source, words):
+    assert accepted(source) - REFUSED.get(words[-1], set()) == helped(*words)
+
+
+def test_every_verb_is_looked_at_for_its_options():
+    assert all('--help' in accepted('cli/%s.c' % v) for v in verbs())
+
+
 def test_quoins_page_names_each_verb():
     page = house.read('docs/quoin.1')
     assert sorted(verbs()) == sorted(re.findall(r'^\.TP\n\.B ([a-z]+)$', page, re.M))
@@ -81,8 +105,12 @@ def test_the_pages_are_well_formed():
     assert p.returncode == 0 and not p.stderr, p.stderr
 
 
-def test_links_in_the_readme_lead_somewhere():
-    for page in ('README.md', 'CONTRIBUTING.md', 'docs/architecture.md'):
+def texts():
+    return [f for f in house.files() if f.endswith('.md')]
+
+
+def test_links_lead_somewhere():
+    for page in texts():
         for target in re.findall(r'\]\(([^)#]+)\)', house.read(page)):
             path = os.path.join(house.TOP, os.path.dirname(page), target)
             assert '://' in target or os.path.exists(path), '%s: %s' % (page, target)
@@ -90,6 +118,26 @@ def test_links_in_the_readme_lead_somewhere():
 
 def test_every_verb_of_dev_named_in_the_docs_exists():
     verbs = set(re.findall(r'^verb_(\w+)\(\)', house.read('dev'), re.M))
-    for page in ('README.md', 'CONTRIBUTING.md', 'docs/architecture.md'):
+    for page in texts():
         for verb in re.findall(r'\./dev (\w+)', house.read(page)):
             assert verb in verbs, '%s: ./dev %s' % (page, verb)
+
+
+# What stands for something else, is another project's, or is made by a run.
+NO_FILES = {'tests/unit/test_foo.c', 'foo.c', 'block/DRIVER.c', 'block/DRIVER/', 'doc/proto.md',
+            'tests/qemu-iotests', 'build/test/SUITE.log'}
+
+
+def is_there(name):
+    """A path from the top, from the build folder, or the end of one; with or without .c or .py."""
+    if any(glob.glob(os.path.join(folder, name)) for folder in (house.TOP, house.BUILD)):
+        return True
+    tail = re.compile('(^|/)' + re.escape(name) + r'(\.c|\.py)?$')
+    return any(tail.search(f) for f in house.files())
+
+
+def test_files_that_a_text_names_are_there():
+    name = re.compile(r'`(\w[\w./*-]*/[\w./*-]*|\w+\.(?:c|h|py|am|json|md))`')
+    for page in texts():
+        bad = [n for n in name.findall(house.read(page)) if n not in NO_FILES and not is_there(n)]
+        assert not bad, '%s: %s' % (page, bad)
