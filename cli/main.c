@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli/main.c - quoin: the operator's one-shot verbs. */
+#include <fcntl.h>
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/check.h"
@@ -48,6 +51,31 @@ run_verb(int argc, char **argv)
 	return EXIT_USAGE;
 }
 
+/* A standard descriptor that is closed would become that of the next file to be opened, and
+ * what is said would be written into an image.  Held open the wrong way round, so that who
+ * uses it is told as if it was closed. */
+static int
+hold_standard_files(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+			return -1;
+	return 0;
+}
+
+/* What was to be read and could not be printed is no success. */
+static int
+end_output(int status)
+{
+	bool lost = fflush(stdout) != 0 || ferror(stdout);
+
+	if (!lost || status != EXIT_SUCCESS)
+		return status;
+	fprintf(stderr, "quoin: standard output could not be written\n");
+	return EXIT_FAILURE;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -58,15 +86,17 @@ main(int argc, char **argv)
 	};
 	int c;
 
+	if (hold_standard_files() < 0)
+		return EXIT_FAILURE;
 	/* The leading '+' leaves everything behind the verb to the verb. */
 	while ((c = getopt_long(argc, argv, "+hV", options, NULL)) != -1) {
 		switch (c) {
 		case 'h':
 			print_help();
-			return EXIT_SUCCESS;
+			return end_output(EXIT_SUCCESS);
 		case 'V':
 			puts("quoin version " PACKAGE_VERSION);
-			return EXIT_SUCCESS;
+			return end_output(EXIT_SUCCESS);
 		default:
 			return EXIT_USAGE;
 		}
@@ -78,5 +108,5 @@ main(int argc, char **argv)
 	argc -= optind;
 	argv += optind;
 	optind = 0;	/* a fresh start for the verb's own getopt */
-	return run_verb(argc, argv);
+	return end_output(run_verb(argc, argv));
 }
