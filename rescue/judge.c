@@ -176,6 +176,8 @@ describe(struct judge_report *r)
 		if (r->verdict == VERDICT_UNKNOWN && !r->signatures.boot_mark)
 			put(&w, ", which is too little to tell: they lie in %zu %s of 64 KiB",
 			    r->places, r->places == 1 ? "place" : "places");
+	} else if (!r->unencrypted && r->verdict == VERDICT_UNKNOWN) {
+		put(&w, "nothing that may be encrypted can be read");
 	} else if (!r->unencrypted) {
 		put(&w, "no encrypted sector is there to judge by");
 	} else {
@@ -213,12 +215,13 @@ is_enough(const struct judge_report *r)
 }
 
 static enum verdict
-decide(const struct judge_report *r)
+decide(const struct judge_report *r, bool damaged)
 {
 	if (r->signatures.count || r->clear || r->odd >= ODD_ENOUGH)
 		return VERDICT_PLAUSIBLE;
+	/* Where nothing is encrypted any key will do. */
 	if (!r->sampled && !r->unencrypted)
-		return VERDICT_PLAUSIBLE;	/* nothing is encrypted: any key will do */
+		return damaged ? VERDICT_UNKNOWN : VERDICT_PLAUSIBLE;
 	if (r->odd || r->signatures.boot_mark || !is_enough(r))
 		return VERDICT_UNKNOWN;
 	return VERDICT_IMPLAUSIBLE;
@@ -235,7 +238,7 @@ judge_key(const struct cipher *c, const struct judge_sample *samples, size_t n,
 		count_sample(c, &samples[i], ret);
 	count_places(samples, n, ret);
 	signature_search(read_plain, &l, disk->sectors, &ret->signatures);
-	ret->verdict = decide(ret);
+	ret->verdict = decide(ret, disk->damaged);
 	describe(ret);
 }
 

@@ -69,6 +69,7 @@ struct judge_disk {
 	/* Get one sector's ciphertext.  false: not stored encrypted. */
 	bool (*fetch)(void *user, uint64_t sector, uint8_t data[512]);
 	void *user;
+	bool damaged;		/* there may be more that cannot be read */
 };
 
 struct judge_report {

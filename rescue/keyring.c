@@ -468,7 +468,8 @@ search_aes(struct search *s, struct error **errp)
 {
 	if (layer_sample(s->layer, &s->samples, &s->n, errp) < 0)
 		return KEYRING_FAILED;
-	if (!s->n)
+	s->disk.damaged = s->layer->damaged;
+	if (!s->n && !s->disk.damaged)
 		return unlock_empty(s, errp);
 	judge_prepare(s->samples, s->n);
 	s->tried = secret_alloc(TRIED_MAX * QCOW_KEY);

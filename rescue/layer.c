@@ -242,10 +242,12 @@ layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
 		struct extent x;
 		int r = node_status(l->node, *off, min_u64(size - *off, STATUS_MAX), false, &x);
 
-		if (r < 0 && damage_is(r))
-			x = (struct extent){ .len = step - *off % step };
-		else if (r < 0)
+		if (r < 0 && !damage_is(r))
 			return r;
+		if (r < 0) {
+			l->damaged = true;
+			x = (struct extent){ .len = step - *off % step };
+		}
 		if (!x.len)
 			return -EIO;
 		if (x.flags & EXTENT_DATA && x.flags & EXTENT_ALLOCATED &&
@@ -302,8 +304,10 @@ sample_unit(struct sampling *s, uint64_t off, uint64_t len)
 	s->covered = off + len;
 	s->at = off;
 	r = layer_capture(s->layer, off, (unsigned)(len / 512), c);
-	if (r < 0 && damage_is(r))
+	if (r < 0 && damage_is(r)) {
+		s->layer->damaged = true;
 		return 0;
+	}
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < c->count && s->n < JUDGE_SAMPLES; i++) {

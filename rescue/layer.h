@@ -36,6 +36,7 @@ struct layer {
 	uint64_t header, header_len;	/* ... and at what offset */
 	struct layer_capture *capture;	/* where ciphertext goes; NULL: nowhere */
 	struct mixed *mixed;		/* owned; what is read otherwise; NULL: nothing */
+	bool damaged;			/* some of it could not be read to sample it */
 	bool watch;			/* count what seems to be stored otherwise */
 	_Atomic uint64_t suspects;	/* such sectors, and the first one's offset */
 	_Atomic uint64_t first_suspect;

@@ -173,6 +173,8 @@ def test_a_table_that_was_cut_off_is_no_empty_disk(tmp):
         f.seek(at)
         f.write(struct.pack('>Q', len(data) + 65536 & -65536))   # its L1 table
     r = rescue(tmp, '--snapshot', '1', image, tmp / 'out')
+    assert r.status == 4 and 'nothing that may be encrypted can be read' in r.err, r.err
+    r = rescue(tmp, '--snapshot', '1', '--accept-unverified-key', image, tmp / 'out')
     assert r.status == 1 and 'Could not read' in r.err, r.err
     assert not os.path.exists(tmp / 'out')
 
