@@ -392,13 +392,17 @@ parse(int argc, char **argv, struct run_options *o)
 static void
 say_end(const struct run_options *o, int status)
 {
-	const char *what = output_kind_of(o->target) == OUTPUT_STREAM ? "standard output"
-								      : o->target;
+	bool stream = output_kind_of(o->target) == OUTPUT_STREAM;
 
-	if (status == RUN_OK)
-		fprintf(stderr, "%s is whole and on disk\n", what);
-	if (status == RUN_INCOMPLETE)
-		fprintf(stderr, "%s is on disk; some of its data is missing\n", what);
+	/* Where a stream ends is not known here. */
+	if (status == RUN_OK && stream)
+		fputs("all of the disk was written to standard output\n", stderr);
+	else if (status == RUN_OK)
+		fprintf(stderr, "%s is whole and on disk\n", o->target);
+	if (status == RUN_INCOMPLETE && stream)
+		fputs("standard output got the disk; some of its data is missing\n", stderr);
+	else if (status == RUN_INCOMPLETE)
+		fprintf(stderr, "%s is on disk; some of its data is missing\n", o->target);
 }
 
 /* A report is begun when it is known that one is wanted. */

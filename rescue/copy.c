@@ -114,6 +114,16 @@ copy_open(struct copy *c, struct error **errp)
 }
 
 uint64_t
+copy_work(struct copy *c, bool verify)
+{
+	struct pipeline p;
+
+	set_up(c, &p);
+	p.compare = verify;
+	return pipeline_work(&p, &c->size);
+}
+
+uint64_t
 copy_position(struct copy *c)
 {
 	if (c->copied)

@@ -45,6 +45,8 @@ struct copy {
 void copy_init(struct copy *c);
 int copy_measure(struct copy *c, struct error **errp);
 int copy_open(struct copy *c, struct error **errp);
+/* How many bytes copy_run(), or copy_verify(), will tell progress of. */
+uint64_t copy_work(struct copy *c, bool verify);
 /* All before this offset is with the sink; a flush makes it stable. */
 uint64_t copy_position(struct copy *c);
 int copy_run(struct copy *c, struct error **errp);

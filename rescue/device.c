@@ -154,6 +154,36 @@ device_find_source(const struct image_chain *chain, const char *path)
 	return NULL;
 }
 
+static int
+check_stream(const struct image_chain *chain, int fd, const char *name, struct error **errp)
+{
+	CLEANUP(cleanup_close) int nowhere = -1;
+	const struct image *same;
+	char path[PATH];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	same = device_find_source(chain, path);
+	if (!same && fstat(fd, &st) == 0)
+		same = image_chain_find(chain, st.st_dev, st.st_ino);
+	if (!same)
+		return 0;
+	/* Not even the error goes there. */
+	nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	if (nowhere < 0 || dup2(nowhere, fd) < 0)
+		close(fd);
+	return error_set(errp, "%s is the same file as '%s', which is to be read", name,
+			 same->filename);
+}
+
+int
+device_check_streams(const struct image_chain *chain, struct error **errp)
+{
+	if (check_stream(chain, STDERR_FILENO, "Standard error", errp) < 0)
+		return -1;
+	return check_stream(chain, STDOUT_FILENO, "Standard output", errp);
+}
+
 int
 device_check_source(const struct image_chain *chain, const char *path, struct error **errp)
 {

@@ -30,4 +30,8 @@ const struct image *device_find_source(const struct image_chain *chain, const ch
 int device_check_source(const struct image_chain *chain, const char *path,
 			struct error **errp);
 
+/* The same for what is printed on standard output and standard error, which are pointed to
+ * nowhere if so. */
+int device_check_streams(const struct image_chain *chain, struct error **errp);
+
 #endif

@@ -133,27 +133,33 @@ folder_fd(const struct folder *f)
 	return f->fd;
 }
 
-/* The folder that path is in. */
+/* The folder that path is in; -1 with errno. */
 static int
-sync_parent(const struct folder *f, struct error **errp)
+open_parent(const struct folder *f)
 {
 	const char *slash = strrchr(f->path, '/');
 	CLEANUP(cleanup_free) char *parent = slash ? strndup(f->path, (size_t)(slash + 1 - f->path))
 						   : strdup(".");
-	CLEANUP(cleanup_close) int fd = -1;
 
-	if (parent)
-		fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? fail(f, "write to disk the name of", errp) : 0;
+	return parent ? open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+}
+
+int
+folder_sync(struct folder *f, struct error **errp)
+{
+	return fsync(f->fd) < 0 ? fail(f, "write to disk", errp) : 0;
 }
 
 int
 folder_publish(struct folder *f, struct error **errp)
 {
+	CLEANUP(cleanup_close) int parent = open_parent(f);
 	int r;
 
-	if (fsync(f->fd) < 0)
-		return fail(f, "write to disk", errp);
+	if (parent < 0)
+		return fail(f, "open the folder of", errp);
+	if (folder_sync(f, errp) < 0)
+		return -1;
 	r = renameat2(AT_FDCWD, f->hidden, AT_FDCWD, f->path, RENAME_NOREPLACE);
 	/* Without that flag only an empty folder could be replaced: no loss. */
 	if (r < 0 && (errno == EINVAL || errno == ENOSYS))
@@ -165,19 +171,59 @@ folder_publish(struct folder *f, struct error **errp)
 		return fail(f, "name the finished folder", errp);
 	free(f->hidden);
 	f->hidden = NULL;
-	return sync_parent(f, errp);
+	return fsync(parent) < 0 ? fail(f, "write to disk the name of", errp) : 0;
+}
+
+/* Its names one by one; NULL: there is none, or no memory.  To be closed by closedir(). */
+static DIR *
+list(const struct folder *f)
+{
+	int fd = f->fd < 0 ? -1 : openat(f->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!d)
+		cleanup_close(&fd);
+	return d;
+}
+
+static const char *
+next_name(DIR *d)
+{
+	struct dirent *e;
+
+	do
+		e = readdir(d);
+	while (e && (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")));
+	return e ? e->d_name : NULL;
+}
+
+int
+folder_check_content(struct folder *f, bool (*is_known)(const char *name, void *user),
+		     void *user, struct error **errp)
+{
+	DIR *d = list(f);
+	const char *name;
+	int r = 0;
+
+	if (!d)
+		return fail(f, "read the folder for", errp);
+	while (r == 0 && (name = next_name(d)))
+		if (!is_known(name, user))
+			r = error_set(errp, "'%s/%s' is nothing that this run would make, and would "
+				      "become a part of '%s'; move it away", f->hidden, name, f->path);
+	closedir(d);
+	return r;
 }
 
 /* It holds nothing but files of ours. */
 static void
 remove_all(struct folder *f)
 {
-	int fd = dup(f->fd);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = list(f);
+	const char *name;
 
-	for (struct dirent *e; d && (e = readdir(d));)
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			(void)unlinkat(f->fd, e->d_name, 0);
+	while (d && (name = next_name(d)))
+		(void)unlinkat(f->fd, name, 0);
 	if (d)
 		closedir(d);
 	(void)rmdir(f->hidden);
@@ -188,7 +234,7 @@ folder_free(struct folder *f)
 {
 	if (!f)
 		return;
-	if (f->hidden && !f->partial && f->fd >= 0)
+	if (f->hidden && !f->partial)
 		remove_all(f);
 	cleanup_close(&f->fd);
 	free(f->hidden);

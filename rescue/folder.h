@@ -24,6 +24,13 @@ int folder_check_place(const char *path, struct error **errp);
 int folder_new(const char *path, bool partial, struct folder **ret, struct error **errp);
 int folder_fd(const struct folder *f);
 
+/* Is all that a partial one holds already what this run would make? */
+int folder_check_content(struct folder *f, bool (*is_known)(const char *name, void *user),
+			 void *user, struct error **errp);
+
+/* Wait until the names of its files are on disk. */
+int folder_sync(struct folder *f, struct error **errp);
+
 /* What is in it has been fsynced. */
 int folder_publish(struct folder *f, struct error **errp);
 

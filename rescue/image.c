@@ -108,6 +108,7 @@ open_image(const char *filename, struct image *im, int *ret_fd, struct error **e
 	im->disk_size = (uint64_t)st.st_blocks * 512;
 	im->dev = st.st_dev;
 	im->ino = st.st_ino;
+	im->mtime = st.st_mtim;
 	im->is_device = S_ISBLK(st.st_mode);
 	if (im->is_device && ioctl(fd, BLKGETSIZE64, &im->file_size) < 0) {
 		error_set_errno(errp, errno, "Could not learn the size of '%s'", filename);

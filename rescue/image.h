@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "block/open.h"
 
@@ -69,6 +70,7 @@ struct image {
 	uint64_t file_size, disk_size;	/* the file's own length, and what it occupies */
 	dev_t dev;
 	ino_t ino;
+	struct timespec mtime;
 	char *backing;			/* as the header has it; NULL: none */
 	char *backing_format;		/* NULL: the header does not say */
 	char *data_file;		/* as the header has it; NULL: none */
@@ -127,6 +129,9 @@ int image_chain_read(const char *filename, const char *header, struct image_chai
 const struct image *image_chain_file(const struct image_chain *chain, unsigned i);
 /* The one of them that this is; NULL: none. */
 const struct image *image_chain_find(const struct image_chain *chain, dev_t dev, ino_t ino);
+/* Is every file as it was when the chain was read, by its size and time?  What has another
+ * name by now, or none, is not looked at, and devices tell nothing. */
+int image_chain_check_same(const struct image_chain *chain, struct error **errp);
 void image_chain_done(struct image_chain *chain);	/* takes one of zero bytes */
 
 #endif

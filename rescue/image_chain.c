@@ -92,6 +92,30 @@ image_chain_find(const struct image_chain *chain, dev_t dev, ino_t ino)
 }
 
 static bool
+is_same(const struct image *im)
+{
+	struct stat st;
+
+	if (im->is_device || stat(im->filename, &st) < 0 || st.st_dev != im->dev ||
+	    st.st_ino != im->ino)
+		return true;
+	return (uint64_t)st.st_size == im->file_size && st.st_mtim.tv_sec == im->mtime.tv_sec &&
+	       st.st_mtim.tv_nsec == im->mtime.tv_nsec;
+}
+
+int
+image_chain_check_same(const struct image_chain *chain, struct error **errp)
+{
+	const struct image *im;
+
+	for (unsigned i = 0; (im = image_chain_file(chain, i)); i++)
+		if (!is_same(im))
+			return error_set(errp, "'%s' was changed while it was read; what was "
+					 "copied of it cannot be trusted", im->filename);
+	return 0;
+}
+
+static bool
 is_layer(const struct image_chain *chain, const struct image *im)
 {
 	for (unsigned i = 0; i < chain->count; i++)

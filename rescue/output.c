@@ -54,23 +54,16 @@ output_kind_of(const char *name)
 /* ---- checking ---- */
 
 static int
-check_stream(const struct image_chain *chain, struct error **errp)
+check_stream(struct error **errp)
 {
-	const struct image *same;
-	struct stat st;
+	int flags = fcntl(STDOUT_FILENO, F_GETFL);
 
-	if (fstat(STDOUT_FILENO, &st) < 0) {
-		error_set_errno(errp, errno, "Could not use standard output");
+	if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) {
+		error_set_errno(errp, EBADF, "Could not use standard output");
 		return -1;
 	}
 	if (isatty(STDOUT_FILENO))
 		return error_set(errp, "Standard output is a terminal; a disk is not written to it");
-	same = device_find_source(chain, "/proc/self/fd/1");
-	if (!same)
-		same = image_chain_find(chain, st.st_dev, st.st_ino);
-	if (same)
-		return error_set(errp, "Standard output is the same file as '%s', which is to be "
-				 "read", same->filename);
 	return 0;
 }
 
@@ -93,7 +86,7 @@ output_check(const struct output_spec *spec, const struct image_chain *chain,
 				 "overwrites it", spec->name);
 	switch (spec->kind) {
 	case OUTPUT_STREAM:
-		return check_stream(chain, errp);
+		return check_stream(errp);
 	case OUTPUT_DEVICE:
 		return device_check_source(chain, spec->name, errp);
 	case OUTPUT_FILE:
@@ -136,6 +129,13 @@ format_qcow2(struct output *o, struct error **errp)
 	return driver_find("qcow2")->create(create, errp);
 }
 
+static int
+damaged(const struct output *o, struct error **errp)
+{
+	return error_set(errp, "The partial file of '%s' is damaged; remove it to begin anew",
+			 o->spec.name);
+}
+
 /* What an earlier run left behind what it recorded is worth nothing: clusters that are
  * counted and not used, and data that this run may not find again. */
 static int
@@ -144,8 +144,9 @@ tidy_qcow2(const struct output *o, struct node *n, struct error **errp)
 	struct check_result found;
 	int r = node_check(n, CHECK_FIX_LEAKS, NULL, &found);
 
-	if (r == 0 && (found.corruptions || found.errors))
-		return error_set(errp, "The partial file of '%s' is damaged", o->spec.name);
+	if (r == 0 && (found.corruptions || found.errors ||
+		       node_size(n) != round_up(o->size, SECTOR)))
+		return damaged(o, errp);
 	if (r == 0)
 		r = node_discard(n, round_up(o->start, o->spec.cluster),
 				 o->size - min_u64(o->size, round_up(o->start, o->spec.cluster)));
@@ -217,7 +218,7 @@ new_file(struct output *o, struct error **errp)
 		return 0;
 	}
 	return s->folder < 0 ? target_new(s->name, s->force, &o->file, errp)
-			     : target_new_in(s->folder, s->name, &o->file, errp);
+			     : target_new_in(s->folder, s->name, false, &o->file, errp);
 }
 
 /* Cut off what lies behind start; the rest of the disk is a hole. */
@@ -225,9 +226,12 @@ static int
 size_file(struct output *o, struct error **errp)
 {
 	int fd = target_fd(o->file);
+	struct stat st;
 
 	if (o->spec.qcow2 && o->start)
 		return 0;
+	if (fstat(fd, &st) == 0 && (uint64_t)st.st_size < o->start)
+		return damaged(o, errp);
 	if (ftruncate(fd, (off_t)o->start) == 0 &&
 	    (o->spec.qcow2 || ftruncate(fd, (off_t)o->size) == 0))
 		return 0;
@@ -243,7 +247,8 @@ open_file(struct output *o, struct error **errp)
 	if (new_file(o, errp) < 0)
 		return -1;
 	if (o->start != start)
-		return error_set(errp, "The partial file of '%s' has vanished", o->spec.name);
+		return error_set(errp, "The partial file of '%s' has vanished; remove the record "
+				 "of how far it was to begin anew", o->spec.name);
 	return size_file(o, errp);
 }
 

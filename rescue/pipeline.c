@@ -152,7 +152,7 @@ int
 pipeline_measure(struct pipeline *p, struct pipeline_size *ret)
 {
 	uint64_t size = node_size(p->source), end;
-	struct pipeline_size sum = { 0, 0 };
+	struct pipeline_size sum = { 0 };
 
 	for (uint64_t at = first(p); at < size; at = end) {
 		enum kind kind;
@@ -162,13 +162,21 @@ pipeline_measure(struct pipeline *p, struct pipeline_size *ret)
 			fail_damaged(p, r, at);
 			return r;
 		}
-		if (kind == KIND_DATA)
+		if (kind == KIND_DATA) {
 			sum.data += end - at;
-		if (kind == KIND_DATA || (kind == KIND_ZERO && zeroes_matter(p)))
-			sum.work += end - at;
+			sum.fresh += end - min_u64(end, max_u64(at, p->start));
+		} else if (kind == KIND_ZERO) {
+			sum.zeroes += end - at;
+		}
 	}
 	*ret = sum;
 	return 0;
+}
+
+uint64_t
+pipeline_work(const struct pipeline *p, const struct pipeline_size *size)
+{
+	return size->data + (zeroes_matter(p) ? size->zeroes : 0);
 }
 
 /* ---- pieces ---- */

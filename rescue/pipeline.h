@@ -68,11 +68,15 @@ struct pipeline {
 
 struct pipeline_size {
 	uint64_t data;			/* bytes that will be read */
-	uint64_t work;			/* ... or are zeroes that have to be dealt with */
+	uint64_t fresh;			/* ... and that no earlier run has written */
+	uint64_t zeroes;
 };
 
 /* What there is to do, for a pipeline that is set up but for the sink. */
 int pipeline_measure(struct pipeline *p, struct pipeline_size *ret);
+
+/* How many bytes of that will be told to progress; the sink is set. */
+uint64_t pipeline_work(const struct pipeline *p, const struct pipeline_size *size);
 
 /* -ECANCELED: pipeline_stop() was called. */
 int pipeline_run(struct pipeline *p);

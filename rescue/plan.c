@@ -19,6 +19,9 @@
 #include "rescue/sink.h"
 #include "rescue/target.h"
 
+#define MAP_ENDING   ".map"
+#define STATE_ENDING "rescue-state"
+
 enum { OPTIONS_TEXT = 128 };
 
 /* ---- names ---- */
@@ -31,6 +34,26 @@ base_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* Is b what a is called, or its map? */
+static bool
+clashes(const char *a, const char *b)
+{
+	size_t len = strlen(a);
+
+	return !strncmp(a, b, len) && (!b[len] || !strcmp(b + len, MAP_ENDING));
+}
+
+static bool
+has_namesakes(const struct image_chain *chain)
+{
+	for (unsigned i = 0; i < chain->count; i++)
+		for (unsigned j = 0; j < chain->count; j++)
+			if (j != i && clashes(base_name(chain->layer[i]->filename),
+					      base_name(chain->layer[j]->filename)))
+				return true;
+	return false;
+}
+
 /* What the copy of layer i is called in the folder; malloc'ed. */
 static char *
 layer_file(const struct image_chain *chain, unsigned i)
@@ -38,10 +61,9 @@ layer_file(const struct image_chain *chain, unsigned i)
 	const char *name = base_name(chain->layer[i]->filename);
 	char *ret;
 
-	for (unsigned j = 0; j < chain->count; j++)
-		if (j != i && !strcmp(name, base_name(chain->layer[j]->filename)))
-			return asprintf(&ret, "%u-%s", i, name) < 0 ? NULL : ret;
-	return strdup(name);
+	if (!has_namesakes(chain))
+		return strdup(name);
+	return asprintf(&ret, "%u-%s", i, name) < 0 ? NULL : ret;
 }
 
 /* ---- checking ---- */
@@ -54,6 +76,8 @@ flat_spec(const struct run_options *o)
 				     .folder = -1, .partial = o->resume,
 				     .cluster = OUTPUT_CLUSTER, .packing = o->packing };
 }
+
+static const char *const hidden_endings[] = { "rescue", STATE_ENDING, STATE_ENDING ".new" };
 
 static int
 check_hidden(const struct image_chain *chain, const char *path, struct error **errp)
@@ -68,10 +92,8 @@ check_hidden(const struct image_chain *chain, const char *path, struct error **e
 static int
 check_resume(const struct run_options *o, const struct image_chain *chain, struct error **errp)
 {
-	static const char *const endings[] = { "rescue", "rescue-state", "rescue-state.new" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
-		CLEANUP(cleanup_free) char *path = target_hidden_path(o->target, endings[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(hidden_endings); i++) {
+		CLEANUP(cleanup_free) char *path = target_hidden_path(o->target, hidden_endings[i]);
 
 		if (!path)
 			return error_set(errp, "Cannot allocate memory");
@@ -91,11 +113,50 @@ check_resume(const struct run_options *o, const struct image_chain *chain, struc
 	return 0;
 }
 
+/* Neither may the target have the map's name, nor what becomes the target. */
+static int
+check_map_name(const struct run_options *o, struct error **errp)
+{
+	if (target_is_same_place(o->map, o->target))
+		return error_set(errp, "The map cannot be the target: '%s'", o->map);
+	for (size_t i = 0; o->resume && i < ARRAY_SIZE(hidden_endings); i++) {
+		CLEANUP(cleanup_free) char *path = target_hidden_path(o->target, hidden_endings[i]);
+
+		if (!path)
+			return error_set(errp, "Cannot allocate memory");
+		if (target_is_same_place(o->map, path))
+			return error_set(errp, "The map cannot be '%s', which --resume writes to",
+					 o->map);
+	}
+	return 0;
+}
+
+/* A run that is resumed may find the map that it left itself; see leave_map(). */
+static bool
+may_find_map(const struct run_options *o)
+{
+	CLEANUP(cleanup_free) char *state = NULL;
+
+	if (o->resume)
+		state = target_hidden_path(o->target, STATE_ENDING);
+	return state && access(state, F_OK) == 0;
+}
+
+static int
+check_map(const struct run_options *o, const struct image_chain *chain, struct error **errp)
+{
+	struct output_spec map = { .name = o->map, .force = o->force || may_find_map(o),
+				   .folder = -1 };
+
+	if (output_kind_of(o->target) == OUTPUT_FILE && check_map_name(o, errp) < 0)
+		return -1;
+	return output_check(&map, chain, errp);
+}
+
 int
 plan_check(const struct run_options *o, const struct image_chain *chain, struct error **errp)
 {
 	struct output_spec spec = flat_spec(o);
-	struct output_spec map = { .name = o->map, .force = o->force, .folder = -1 };
 
 	if (o->resume && check_resume(o, chain, errp) < 0)
 		return -1;
@@ -103,7 +164,7 @@ plan_check(const struct run_options *o, const struct image_chain *chain, struct 
 		return folder_check_place(o->target, errp);
 	if (output_check(&spec, chain, errp) < 0)
 		return -1;
-	return o->map ? output_check(&map, chain, errp) : 0;
+	return o->map ? check_map(o, chain, errp) : 0;
 }
 
 /* ---- the copies ---- */
@@ -186,11 +247,12 @@ plan_copies(struct plan *p, struct node *top)
 	if (!p->o->keep_chain) {
 		p->copy[0].source = top;
 		p->copy[0].spec = flat_spec(p->o);
-		return 0;
 	}
-	for (unsigned i = 0; i < p->count; i++, top = node_backing_skip(top))
+	for (unsigned i = 0; p->o->keep_chain && i < p->count; i++, top = node_backing_skip(top))
 		if (plan_layer(p, &p->copy[p->count - 1 - i], i, top) < 0)
 			return -1;
+	for (unsigned i = 0; i < p->count; i++)
+		p->resumed[i].size = node_size(p->copy[i].source);
 	return 0;
 }
 
@@ -236,25 +298,45 @@ struct making {
 	struct error **errp;
 };
 
+/* Is it a file that this plan makes in its folder? */
+static bool
+is_ours(const char *name, void *user)
+{
+	const struct plan *p = user;
+
+	for (unsigned i = 0; i < p->count; i++) {
+		const char *ours = base_name(p->copy[i].spec.name);
+
+		if (!strcmp(name, ours) || (p->o->salvage && clashes(ours, name)))
+			return true;
+	}
+	return false;
+}
+
 static int
 folder_work(void *arg)
 {
 	struct making *m = arg;
+	struct plan *p = m->p;
 
-	return folder_new(m->p->o->target, m->p->o->resume, &m->p->folder, m->errp);
+	if (folder_new(p->o->target, p->o->resume, &p->folder, m->errp) < 0)
+		return -1;
+	return folder_check_content(p->folder, is_ours, p, m->errp);
 }
 
-int
-plan_open(struct plan *p, struct error **errp)
+static int
+sync_folder_work(void *arg)
+{
+	struct making *m = arg;
+
+	return folder_sync(m->p->folder, m->errp);
+}
+
+static int
+open_copies(struct plan *p, struct error **errp)
 {
 	struct making m = { p, errp };
-	uint64_t data = 0;
 
-	for (unsigned i = 0; i < p->count; i++) {
-		if (copy_measure(&p->copy[i], errp) < 0)
-			return -1;
-		data += p->copy[i].size.data;
-	}
 	if (p->o->keep_chain && work_run(folder_work, &m) < 0)
 		return -1;
 	for (unsigned i = 0; i < p->count; i++) {
@@ -263,19 +345,59 @@ plan_open(struct plan *p, struct error **errp)
 		if (copy_open(&p->copy[i], errp) < 0)
 			return -1;
 	}
-	/* How far it can be compressed shows when it is. */
-	if (p->o->packing != OUTPUT_STORED)
-		return 0;
-	return output_check_space(p->copy[0].output, data, errp);
+	/* The record must not speak of files that a power cut takes away. */
+	return p->folder && p->resume ? work_run(sync_folder_work, &m) : 0;
+}
+
+static void
+doubt_space(const struct plan *p, const struct error *doubt)
+{
+	CLEANUP(cleanup_free) char *line = NULL;
+
+	if (p->o->say && asprintf(&line, "note: %s; compressed it takes less, or fails",
+				  error_text(doubt)) >= 0)
+		p->o->say(line);
+}
+
+/* All must have room as it is but for what will be compressed: how far that can be shows
+ * when it is, and clusters that turn out to be zeroes take none at all. */
+static int
+check_space(struct plan *p, struct error **errp)
+{
+	CLEANUP(error_freep) struct error *doubt = NULL;
+	uint64_t stored = 0, packed = 0;
+
+	for (unsigned i = 0; i < p->count; i++) {
+		const struct copy *c = &p->copy[i];
+
+		if (c->spec.qcow2 && c->spec.packing != OUTPUT_STORED)
+			packed += c->size.fresh;
+		else
+			stored += c->size.fresh;
+	}
+	if (output_check_space(p->copy[0].output, stored, errp) < 0)
+		return -1;
+	if (packed && output_check_space(p->copy[0].output, stored + packed, &doubt) < 0)
+		doubt_space(p, doubt);
+	return 0;
+}
+
+int
+plan_open(struct plan *p, struct error **errp)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (copy_measure(&p->copy[i], errp) < 0)
+			return -1;
+	return open_copies(p, errp) < 0 ? -1 : check_space(p, errp);
 }
 
 uint64_t
-plan_work(const struct plan *p)
+plan_work(const struct plan *p, bool verify)
 {
 	uint64_t sum = 0;
 
 	for (unsigned i = 0; i < p->count; i++)
-		sum += p->copy[i].size.work;
+		sum += copy_work(&p->copy[i], verify);
 	return sum;
 }
 
@@ -354,15 +476,16 @@ leave_map(struct plan *p, struct copy *c, struct error **errp)
 	int r;
 
 	if (p->folder) {
-		if (asprintf(&beside, "%s.map", c->spec.name) < 0)
+		if (asprintf(&beside, "%s" MAP_ENDING, c->spec.name) < 0)
 			return error_set(errp, "Cannot allocate memory");
-		r = target_new_in(folder_fd(p->folder), beside, &t, errp);
+		r = target_new_in(folder_fd(p->folder), beside, true, &t, errp);
 	} else {
-		r = target_new(p->o->map, p->o->force, &t, errp);
+		r = target_new_in(-1, p->o->map, p->o->force, &t, errp);
 	}
 	if (r < 0 || print_map(c, t, errp) < 0 || target_sync(t, errp) < 0)
 		return -1;
-	return target_publish(t, errp);
+	/* Another run may have come as far as this, and no further. */
+	return (p->resume ? target_publish_or_find : target_publish)(t, errp);
 }
 
 static int

@@ -46,8 +46,8 @@ int plan_make(struct plan *p, const struct run_options *o, const struct image_ch
 /* Look what there is to do, see that there is room for it, and make the targets. */
 int plan_open(struct plan *p, struct error **errp);
 
-/* Bytes that the copies have to deal with. */
-uint64_t plan_work(const struct plan *p);
+/* Bytes that the copies have to deal with, to be made or to be read back. */
+uint64_t plan_work(const struct plan *p, bool verify);
 
 /* Make what was copied so far survive, and write that down. */
 int plan_record(struct plan *p, struct error **errp);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "rescue/cipher.h"
@@ -30,6 +31,7 @@ struct resume {
 	char *bound;		/* the lines that must be the same */
 	struct resume_copy *copies;
 	size_t n;
+	unsigned layers;
 };
 
 static int
@@ -159,27 +161,43 @@ check_bound(struct resume *r, FILE *from, struct error **errp)
 }
 
 static int
+read_done(struct resume *r, const char *line)
+{
+	uint64_t done;
+	unsigned i;
+
+	if (sscanf(line, "done %u %" SCNu64, &i, &done) != 2 || i >= r->n ||
+	    done > r->copies[i].size)
+		return -1;
+	r->copies[i].done = done;
+	return 0;
+}
+
+static int
+read_lost(struct resume *r, const char *line)
+{
+	struct lost_range lost;
+	unsigned i, why;
+
+	if (sscanf(line, "lost %u %" SCNu64 " %" SCNu64 " %u %u", &i, &lost.off, &lost.len, &why,
+		   &lost.layer) != 5 ||
+	    i >= r->n || why > LOST_BEYOND_END || lost.layer >= r->layers ||
+	    !range_within(lost.off, lost.len, r->copies[i].size))
+		return -1;
+	lost.why = (enum lost_why)why;
+	return lost_add(r->copies[i].lost, &lost);
+}
+
+static int
 read_progress(struct resume *r, FILE *from)
 {
 	char line[LINE_MAX_BYTES];
-	struct lost_range lost;
-	uint64_t done;
-	unsigned i, why;
 
 	while (fgets(line, sizeof(line), from)) {
 		if (!strcmp(line, "end\n"))
 			return 0;
-		if (sscanf(line, "done %u %" SCNu64, &i, &done) == 2 && i < r->n) {
-			r->copies[i].done = done;
-		} else if (sscanf(line, "lost %u %" SCNu64 " %" SCNu64 " %u %u", &i, &lost.off,
-				  &lost.len, &why, &lost.layer) == 5 &&
-			   i < r->n && why <= LOST_BEYOND_END && lost.len <= UINT64_MAX - lost.off) {
-			lost.why = (enum lost_why)why;
-			if (lost_add(r->copies[i].lost, &lost) < 0)
-				return -1;
-		} else {
+		if (read_done(r, line) < 0 && read_lost(r, line) < 0)
 			return -1;
-		}
 	}
 	return -1;
 }
@@ -288,6 +306,7 @@ resume_start(const char *target, const struct image_chain *chain, const struct l
 
 	if (!r)
 		return no_memory(errp);
+	r->layers = chain->count;
 	from = has_partial(r) ? open_state(r) : NULL;
 	if (from) {
 		err = take_up(r, chain, layers, options, from, errp);
@@ -332,10 +351,14 @@ print_state(const struct resume *r, FILE *to)
 int
 resume_record(struct resume *r, struct error **errp)
 {
-	int fd = open(r->next, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	FILE *to = fd < 0 ? NULL : fdopen(fd, "w");
+	FILE *to;
 	bool bad;
+	int fd;
 
+	/* What a run that was killed left there; whatever else it is, it is not written to. */
+	(void)unlink(r->next);
+	fd = open(r->next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	to = fd < 0 ? NULL : fdopen(fd, "w");
 	if (!to) {
 		fail(r, errp);
 		cleanup_close(&fd);

@@ -31,6 +31,7 @@ struct resume;
 
 /* One copy's part of it. */
 struct resume_copy {
+	uint64_t size;		/* of the disk */
 	uint64_t done;
 	struct lost *lost;	/* borrowed; ranges before done are what counts */
 };

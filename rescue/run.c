@@ -36,6 +36,7 @@
 #include "block/node.h"
 #include "block/open.h"
 #include "block/root.h"
+#include "rescue/device.h"
 #include "rescue/image.h"
 #include "rescue/keyring.h"
 #include "rescue/layer.h"
@@ -115,6 +116,8 @@ static int
 prepare(struct run *r)
 {
 	if (image_chain_read(r->o->source, r->o->header, &r->chain, r->errp) < 0)
+		return -1;
+	if (device_check_streams(&r->chain, r->errp) < 0)
 		return -1;
 	if (r->o->snapshot &&
 	    image_choose_snapshot(r->chain.layer[0], r->o->snapshot, r->errp) < 0)
@@ -355,7 +358,7 @@ copy(struct run *r)
 	int result;
 
 	survey_watch(&r->layers, !r->o->mixed);
-	start_progress(r, NULL, plan_work(&r->plan));
+	start_progress(r, NULL, plan_work(&r->plan, false));
 	result = end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
 	survey_watch(&r->layers, false);
 	if (!r->o->mixed)
@@ -383,7 +386,7 @@ verify(struct run *r)
 		if (copy_measure(&r->plan.copy[i], r->errp) < 0)
 			return -1;
 	}
-	start_progress(r, "verify: ", plan_work(&r->plan));
+	start_progress(r, "verify: ", plan_work(&r->plan, true));
 	if (end_progress(r, verify_all(r)) < 0) {
 		if (!r->signo)
 			plan_forget(&r->plan);
@@ -415,6 +418,8 @@ finish(struct run *r)
 		if (output_finish(r->plan.copy[i].output, r->errp) < 0)
 			return -1;
 	if (r->o->verify && verify(r) < 0)
+		return -1;
+	if (image_chain_check_same(&r->chain, r->errp) < 0)
 		return -1;
 	/* The last moment for a signal to be in time. */
 	if (r->signo || plan_publish(&r->plan, r->errp) < 0)

@@ -13,7 +13,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-enum { PROC_PATH = 40, TRIES = 100 };
+enum { PROC_PATH = 40, TRIES = 100, BLOCK = 4096 };
 
 struct target {
 	char *path;		/* as the user named it, for messages */
@@ -195,6 +195,19 @@ target_check_place(const char *path, bool force, struct error **errp)
 	return prepare(-1, path, force, &t, errp) < 0 ? -1 : check_existing(t, errp);
 }
 
+bool
+target_is_same_place(const char *a, const char *b)
+{
+	CLEANUP(target_freep) struct target *ta = NULL;
+	CLEANUP(target_freep) struct target *tb = NULL;
+	struct stat sa, sb;
+
+	if (prepare(-1, a, false, &ta, NULL) < 0 || prepare(-1, b, false, &tb, NULL) < 0)
+		return false;
+	return !strcmp(ta->name, tb->name) && fstat(ta->dir, &sa) == 0 &&
+	       fstat(tb->dir, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
 int
 target_new(const char *path, bool force, struct target **ret, struct error **errp)
 {
@@ -208,11 +221,12 @@ target_new(const char *path, bool force, struct target **ret, struct error **err
 }
 
 int
-target_new_in(int folder, const char *path, struct target **ret, struct error **errp)
+target_new_in(int folder, const char *path, bool force, struct target **ret,
+	      struct error **errp)
 {
 	CLEANUP(target_freep) struct target *t = NULL;
 
-	if (prepare(folder, path, false, &t, errp) < 0 || create(t, errp) < 0)
+	if (prepare(folder, path, force, &t, errp) < 0 || create(t, errp) < 0)
 		return -1;
 	*ret = STEAL(t);
 	return 0;
@@ -360,15 +374,52 @@ publish_new(struct target *t)
 	return linkat(t->dir, t->hidden, t->dir, t->name, 0);
 }
 
+static int
+name_it(struct target *t, struct error **errp)
+{
+	if ((t->force ? publish_over : publish_new)(t) == 0)
+		return 0;
+	if (errno == EEXIST)
+		return error_set(errp, "'%s' has come to exist meanwhile; it was left alone",
+				 t->path);
+	return fail(t, errp, "name the finished file");
+}
+
+/* Is a file with the same content there already? */
+static bool
+is_there(const struct target *t)
+{
+	CLEANUP(cleanup_close) int fd = openat(t->dir, t->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW |
+					       O_NONBLOCK);
+	uint8_t mine[BLOCK], theirs[BLOCK];
+	ssize_t n;
+	off_t at = 0;
+
+	if (fd < 0)
+		return false;
+	do {
+		n = pread(t->fd, mine, sizeof(mine), at);
+		if (n < 0 || pread(fd, theirs, sizeof(theirs), at) != n ||
+		    memcmp(mine, theirs, (size_t)n))
+			return false;
+		at += n;
+	} while (n);
+	return fsync(fd) == 0;
+}
+
+int
+target_publish_or_find(struct target *t, struct error **errp)
+{
+	if (t->force || !is_there(t))
+		return target_publish(t, errp);
+	return fsync(t->dir) < 0 ? fail(t, errp, "write to disk the name of") : 0;
+}
+
 int
 target_publish(struct target *t, struct error **errp)
 {
-	if ((t->force ? publish_over : publish_new)(t) < 0) {
-		if (errno == EEXIST)
-			return error_set(errp, "'%s' has come to exist meanwhile; it was left "
-					 "alone", t->path);
-		return fail(t, errp, "name the finished file");
-	}
+	if (name_it(t, errp) < 0)
+		return -1;
 	if (t->hidden && strcmp(t->hidden, t->name))
 		(void)unlinkat(t->dir, t->hidden, 0);	/* gone already if it was renamed */
 	free(t->hidden);

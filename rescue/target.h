@@ -29,12 +29,16 @@ struct target;
  * it is not a regular file, always. */
 int target_check_place(const char *path, bool force, struct error **errp);
 
+/* Are these the same name in the same folder, whatever is or is not there? */
+bool target_is_same_place(const char *a, const char *b);
+
 /* Start a file that will be path, after the same checks. */
 int target_new(const char *path, bool force, struct target **ret, struct error **errp);
 
-/* The same in a folder that is open already and is nobody else's: fill it there.
- * path is for people; its last part is the name. */
-int target_new_in(int folder, const char *path, struct target **ret, struct error **errp);
+/* The same in a folder (-1: in that of path) without a look at what is there.  path is for
+ * people; its last part is the name. */
+int target_new_in(int folder, const char *path, bool force, struct target **ret,
+		  struct error **errp);
 
 /* Start or take up a partial one, which nobody else may work on meanwhile.  In a
  * folder (-1: in that of path) it has its own name from the start.  *ret_fresh: it
@@ -62,5 +66,8 @@ int target_sync(struct target *t, struct error **errp);
 /* Give the file its name, and wait until that is on disk.  Without force it
  * never replaces what has come to be there meanwhile. */
 int target_publish(struct target *t, struct error **errp);
+
+/* The same of a small file; one with its content that is there already will do. */
+int target_publish_or_find(struct target *t, struct error **errp);
 
 #endif

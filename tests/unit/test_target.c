@@ -220,13 +220,42 @@ test_a_partial_one_outlives_the_run_and_is_taken_up(void **state)
 }
 
 static void
+test_a_file_with_the_same_content_will_do(void **state)
+{
+	struct target *t = NULL;
+
+	put_file(path_of("map"), "old");
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(target_new_in(-1, path_of("map"), false, &t, NULL), 0);
+		assert_int_equal(write(target_fd(t), i ? "old" : "old and more", i ? 3 : 12), i ? 3 : 12);
+		assert_int_equal(target_publish_or_find(t, NULL), i ? 0 : -1);
+		target_free(t);
+	}
+	assert_content(path_of("map"), "old");
+	assert_int_equal(files_in_dir(), 1);
+	unlink(path_of("map"));
+}
+
+static void
+test_places_are_the_same_by_any_path(void **state)
+{
+	char a[64];
+
+	snprintf(a, sizeof(a), "%s/../%s/x", dir, dir + strlen("/tmp/"));
+	assert_true(target_is_same_place(a, path_of("x")));
+	assert_false(target_is_same_place(a, path_of("y")));
+	assert_false(target_is_same_place("/x", path_of("x")));
+	assert_false(target_is_same_place("/missing/x", "/missing/x"));
+}
+
+static void
 test_a_folder_appears_when_published(void **state)
 {
 	struct folder *f = NULL;
 	struct target *t = NULL;
 
 	assert_int_equal(folder_new(path_of("folder"), false, &f, NULL), 0);
-	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), &t, NULL), 0);
+	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), false, &t, NULL), 0);
 	assert_int_equal(write(target_fd(t), "new", 3), 3);
 	assert_int_equal(target_publish(t, NULL), 0);
 	target_free(t);
@@ -247,7 +276,7 @@ test_a_folder_given_up_leaves_nothing(void **state)
 	struct target *t = NULL;
 
 	assert_int_equal(folder_new(path_of("folder"), false, &f, NULL), 0);
-	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), &t, NULL), 0);
+	assert_int_equal(target_new_in(folder_fd(f), path_of("folder/file"), false, &t, NULL), 0);
 	assert_int_equal(target_publish(t, NULL), 0);
 	target_free(t);
 	assert_int_equal(mkdir(path_of("folder"), 0700), 0);
@@ -284,6 +313,8 @@ main(void)
 		cmocka_unit_test(test_only_regular_files_are_replaced),
 		cmocka_unit_test(test_room_is_asked_for),
 		cmocka_unit_test(test_a_partial_one_outlives_the_run_and_is_taken_up),
+		cmocka_unit_test(test_a_file_with_the_same_content_will_do),
+		cmocka_unit_test(test_places_are_the_same_by_any_path),
 		cmocka_unit_test(test_a_folder_appears_when_published),
 		cmocka_unit_test(test_a_folder_given_up_leaves_nothing),
 	};

@@ -147,11 +147,36 @@ def test_namesakes_are_told_apart_and_colons_are_no_protocol(tmp):
              middle, '4M')
     r = rescue(tmp, '--keep-chain', middle, tmp / 'out')
     assert r.status == 0, r.err
-    assert sorted(os.listdir(tmp / 'out')) == ['0-disk', '1-disk', 'nbd:disk']
-    assert info(tmp, tmp / 'out' / '1-disk')['backing-filename'] == './nbd:disk'
+    assert sorted(os.listdir(tmp / 'out')) == ['0-disk', '1-disk', '2-nbd:disk']
+    assert info(tmp, tmp / 'out' / '1-disk')['backing-filename'] == './2-nbd:disk'
     qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'out' / '0-disk', tmp / 'flat')
     assert same(content(tmp / 'flat'), content(tmp / 'plain'))
     assert base
+
+
+@pytest.mark.parametrize('base, top, names', [
+    ('1-x', 'x', ['1-x', 'x']),
+    ('x', 'x.map', ['0-x.map', '0-x.map.map', '1-x', '1-x.map'])])
+def test_names_that_could_meet_are_told_apart(tmp, base, top, names):
+    """A layer that is called as another one's number or map makes it."""
+    plain, image = standard(tmp, 'qcow2')
+    image.rename(tmp / base)
+    qemu_img(tmp, 'create', '-q', '-u', '-f', 'qcow2', '-b', tmp / base, '-F', 'qcow2', tmp / top,
+             '4M')
+    more = ['--salvage'] if 'map' in top else []
+    r = rescue(tmp, '--keep-chain', *more, tmp / top, tmp / 'out')
+    assert r.status == 0, r.err
+    assert sorted(os.listdir(tmp / 'out')) == names
+    (tmp / 'deep').mkdir()
+    (tmp / base).rename(tmp / 'deep' / top)         # namesakes, and a third with their number
+    qemu_img(tmp, 'create', '-q', '-u', '-f', 'qcow2', '-b', tmp / 'deep' / top, '-F', 'qcow2',
+             tmp / ('1-' + top), '4M')
+    qemu_img(tmp, 'rebase', '-u', '-f', 'qcow2', '-b', tmp / ('1-' + top), '-F', 'qcow2', tmp / top)
+    r = rescue(tmp, '--keep-chain', tmp / top, tmp / 'more')
+    assert r.status == 0, r.err
+    assert sorted(os.listdir(tmp / 'more')) == ['0-' + top, '1-1-' + top, '2-' + top]
+    qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'more' / ('0-' + top), tmp / 'flat')
+    assert same(content(tmp / 'flat'), content(plain))
 
 
 def test_an_existing_folder_is_never_replaced(tmp):

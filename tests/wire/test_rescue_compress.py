@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 
 import images
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, content, create, encrypt, image_opts, qemu_img, rescue, same, standard,
-                       write)
+from rescuekit import (MIB, content, create, encrypt, image_opts, noise, qemu_img, rescue, same,
+                       standard, write)
 from test_rescue_chain import chain
 from test_rescue_resume import cut_short, sample
 
@@ -96,6 +97,41 @@ def test_an_interrupted_run_goes_on(tmp, sig):
     assert r.status == 0, r.err
     assert same(flat(tmp, tmp / 'out'), content(plain))
     assert clusters(tmp, tmp / 'out')[1]
+
+
+@pytest.fixture
+def small_disk(tmp):
+    """A folder on a file system of 4 MiB."""
+    path = tmp / 'small'
+    path.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', path],
+                      capture_output=True).returncode:
+        pytest.skip('a file system of a given size cannot be mounted here')
+    yield path
+    subprocess.run(['umount', path], check=True)
+
+
+@pytest.mark.parametrize('fits', [True, False])
+def test_room_that_may_not_do_is_a_note(tmp, small_disk, fits):
+    """How far it can be compressed shows when it is."""
+    data = b'text ' * (8 * MIB // 5) if fits else b'text ' * 4096 + noise(tmp / 'n', 8 * MIB).read_bytes()
+    (tmp / 'plain').write_bytes(data)
+    image = encrypt(tmp, 'qcow2', tmp / 'plain', tmp / 'image')
+    r = rescue(tmp, *COMPRESS, 'zlib', image, small_disk / 'out')
+    assert 'note: There is not enough room for ' in r.err and 'compressed it takes less' in r.err
+    assert r.status == (0 if fits else 1), r.err
+    if fits:
+        assert same(flat(tmp, small_disk / 'out'), content(tmp / 'plain') + bytes(-len(data) % 512))
+    else:
+        assert 'No space left on device' in r.err and not os.listdir(small_disk)
+
+
+def test_what_stays_raw_beside_it_must_have_room(tmp, small_disk):
+    image = encrypt(tmp, 'luks', noise(tmp / 'plain', 8 * MIB), tmp / 'base')
+    qemu_img(tmp, 'create', '-q', '-u', '-f', 'qcow2', '-b', image, '-F', 'luks', tmp / 'top', '8M')
+    r = rescue(tmp, '--keep-chain', '--compress', 'zlib', tmp / 'top', small_disk / 'out')
+    assert r.status == 1 and 'There is not enough room' in r.err, r.err
+    assert not os.listdir(small_disk)
 
 
 def test_bad_usage(tmp):

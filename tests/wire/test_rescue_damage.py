@@ -244,6 +244,36 @@ def test_an_existing_map_is_not_replaced(tmp):
     assert not os.path.exists(tmp / 'out')
 
 
+@pytest.mark.parametrize('name, more', [
+    ('sub/../out', []), ('.out.rescue', ['--resume']), ('.out.rescue-state', ['--resume']),
+    ('./.out.rescue-state.new', ['--resume'])])
+def test_the_map_is_never_the_target_nor_what_becomes_it(tmp, name, more):
+    """By whatever path, and not by force either."""
+    image = standard(tmp, 'qcow2')[1]
+    (tmp / 'sub').mkdir()
+    for force in ([], ['--force']):
+        r = rescue(tmp, '--salvage', *force, *more, '--map', '%s/%s' % (tmp, name), image, tmp / 'out')
+        assert r.status == 1 and 'The map cannot be ' in r.err, r.err
+        assert sorted(os.listdir(tmp)) == ['image', 'key', 'plain', 'sub']
+
+
+@pytest.mark.parametrize('kind', ['qcow', 'qcow2'])
+def test_an_image_of_which_nothing_can_be_read_is_not_said_to_need_no_key(tmp, kind):
+    plain, image = full(tmp, kind)
+    with open(image, 'r+b') as f:
+        table = max(be64(f, be64(f, 40)) & ((1 << 56) - 512), be64(f, 40))
+        f.truncate(table + (4096 if kind == 'qcow' else CLUSTER))       # before all data
+    r = rescue(tmp, '--list', image)
+    assert r.status == 4, r
+    assert 'it cannot be judged whether' in r.err
+    assert 'nothing that may be encrypted can be read' in r.err
+    assert rescue(tmp, '--salvage', image, tmp / 'out').status == 4
+    r = rescue(tmp, '--salvage', '--accept-unverified-key', image, tmp / 'out')
+    assert r.status == 5, r.err
+    assert same(content(tmp / 'out'), bytes(len(plain)))
+    assert sum(n for _, n in Map(tmp / 'out.map').lost) == len(plain)
+
+
 def test_the_damage_goes_to_standard_output_as_zeroes(tmp):
     plain, image = full(tmp)
     with open(image, 'r+b') as f:

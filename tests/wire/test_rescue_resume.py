@@ -230,12 +230,15 @@ def test_another_key_is_refused(tmp, cut):
     assert r.status == 1 and 'the key was changed' in r.err
 
 
-@pytest.mark.parametrize('how', ['cut', 'garbled'])
+@pytest.mark.parametrize('how', [
+    lambda text: text[:-3], lambda text: text.replace('done', 'gone'),
+    lambda text: re.sub('done 0 .*', 'done 0 %d' % (SIZE * MIB + 1), text),
+    lambda text: text.replace('end', 'lost 0 512 512 1 1\nend'),        # there is no such layer
+    lambda text: text.replace('end', 'lost 0 %d 512 1 0\nend' % (SIZE * MIB))])
 def test_a_damaged_state_is_refused(tmp, cut, how):
     image = copy_of(cut, tmp)
     state = tmp / '.out.rescue-state'
-    text = state.read_text()
-    state.write_text(text[:len(text) - 3] if how == 'cut' else text.replace('done', 'gone'))
+    state.write_text(how(state.read_text()))
     r = rescue(tmp, '--resume', image, tmp / 'out')
     assert r.status == 1 and 'its state was damaged' in r.err
 
@@ -263,6 +266,33 @@ def test_what_lies_behind_the_record_is_not_believed(tmp, cut):
         f.write(b'x' * MIB)
     assert rescue(tmp, '--resume', image, tmp / 'out').status == 0
     assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
+def test_a_partial_file_that_is_shorter_than_its_record_is_refused(tmp, cut):
+    """What is not there is not zero."""
+    image = copy_of(cut, tmp)
+    os.truncate(tmp / '.out.rescue', 4096)
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and "The partial file of '%s' is damaged" % (tmp / 'out') in r.err
+    assert not os.path.exists(tmp / 'out')
+
+
+def test_room_is_wanted_for_the_rest_only(tmp, cut):
+    """Also where all of it is read once more, for its digest."""
+    image = copy_of(cut, tmp)
+    small = tmp / 'small'
+    small.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % (SIZE - 2), 'tmpfs', small],
+                      capture_output=True).returncode:
+        pytest.skip('a file system of a given size cannot be mounted here')
+    try:
+        subprocess.run(['cp', '-p', '--sparse=always', tmp / '.out.rescue',
+                        tmp / '.out.rescue-state', small], check=True)
+        r = rescue(tmp, '--resume', '--json', image, small / 'out')
+        assert r.status == 0, r.err
+        assert same(content(small / 'out'), content(tmp / 'plain'))
+    finally:
+        subprocess.run(['umount', small], check=True)
 
 
 def test_two_runs_do_not_work_on_one_target(tmp, cut):
@@ -307,6 +337,63 @@ def test_what_was_lost_is_remembered(tmp):
     want = bytearray(content(plain))
     want[65536:131072] = bytes(65536)
     assert same(content(tmp / 'out'), bytes(want))
+
+
+# Where a run is killed, of what it does last: files get their names, one by one.
+LAST = ['linkat:1', 'linkat:2', 'renameat2:1', 'unlink:1', 'unlink:2', 'unlink:3']
+
+
+@pytest.mark.parametrize('at', LAST)
+@pytest.mark.parametrize('more', [[], ['--keep-chain']])
+def test_a_run_that_was_killed_at_its_end_goes_on(tmp, at, more):
+    """Its map has its name perhaps, which is no reason to give up."""
+    if not shutil.which('strace'):
+        pytest.skip('no strace is installed')
+    plain, image = standard(tmp, 'qcow2')
+    qemu_img(tmp, 'create', '-q', '-u', '-f', 'qcow2', '-b', image, '-F', 'qcow2', tmp / 'top', '4M')
+    call, when = at.split(':')
+    (tmp / 'key').write_text(PASSWORD)
+    argv = [quoin.QUOIN, 'rescue', '--resume', '--salvage', *more, '--key-file', tmp / 'key',
+            tmp / 'top', tmp / 'out']
+    r = quoin.run('strace', '-f', '-qq', '-o', '/dev/null', '-e', 'trace=' + call, '-e',
+                  'inject=%s:signal=KILL:when=%s' % (call, when), *argv, tmp=tmp,
+                  env={'ASAN_OPTIONS': 'detect_leaks=0'})
+    if 'Operation not permitted' in r.err:
+        pytest.skip('strace may not trace here')
+    out = tmp / 'out' / 'top' if more else tmp / 'out'
+    if not out.exists():
+        assert r.status
+        r = rescue(tmp, *argv[2:5 if more else 4], tmp / 'top', tmp / 'out')
+        assert r.status == 0, r.err
+        assert hidden(tmp) == []
+    qemu_img(tmp, 'convert', '-f', 'qcow2' if more else 'raw', '-O', 'raw', out, tmp / 'flat')
+    assert same(content(tmp / 'flat'), content(plain))
+    assert os.path.exists(str(out) + '.map')
+
+
+def test_a_map_that_came_meanwhile_is_left_alone(tmp):
+    image = sample(tmp, 'qcow2')[1]
+    cut_short(tmp, image, '--salvage')
+    (tmp / 'out.map').write_text('precious')
+    r = rescue(tmp, '--resume', '--salvage', image, tmp / 'out')
+    assert r.status == 1 and 'it was left alone' in r.err, r.err
+    assert (tmp / 'out.map').read_text() == 'precious' and not os.path.exists(tmp / 'out')
+    (tmp / 'out.map').unlink()
+    assert rescue(tmp, '--resume', '--salvage', image, tmp / 'out').status == 0
+
+
+def test_a_kept_chain_takes_in_no_strange_files(tmp):
+    """What a run with another source left would be published with this one's."""
+    image = standard(tmp, 'qcow2')[1]
+    (tmp / '.out.rescue').mkdir()
+    for name in ('other', 'image.map'):
+        (tmp / '.out.rescue' / name).write_text('of another run')
+        r = rescue(tmp, '--resume', '--keep-chain', image, tmp / 'out')
+        assert r.status == 1 and "%s' is nothing that this run would make" % name in r.err, r.err
+        assert (tmp / '.out.rescue' / name).read_text() == 'of another run'
+        (tmp / '.out.rescue' / name).unlink()
+    assert rescue(tmp, '--resume', '--keep-chain', image, tmp / 'out').status == 0
+    assert os.listdir(tmp / 'out') == ['image']
 
 
 def test_a_kept_chain_goes_on(tmp):

@@ -10,8 +10,8 @@ import subprocess
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, content, create_options, digest, qemu_img, rescue, same,
-                       secret, standard)
+from rescuekit import (MIB, PASSWORD, Terminal, content, create_options, digest, qemu_img, rescue,
+                       same, secret, standard)
 from test_rescue_targets import losetup
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
@@ -176,6 +176,77 @@ def test_a_file_by_another_name(tmp, mounted, what, how):
     argv = [link] if what == 'target' else ['--salvage', '--map', link, tmp / 'out']
     refused(tmp, image, *argv, files=[image])
     os.close(fd)
+
+
+@pytest.mark.parametrize('stream', ['stdout', 'stderr'])
+@pytest.mark.parametrize('argv', [['--list'], ['--json'], ['--json', '--list'], []])
+def test_nothing_is_printed_into_the_source(tmp, stream, argv):
+    image = standard(tmp, 'luks')[1]
+    (tmp / 'key').write_text(PASSWORD)
+    before = digest(image)
+    target = [] if '--list' in argv else [tmp / 'out']
+    with open(image, 'ab') as f:
+        p = subprocess.run([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', *argv, image, *target],
+                           env=quoin.environment(tmp), timeout=quoin.LIMIT,
+                           **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, stream: f})
+    assert p.returncode == 1
+    assert digest(image) == before and not os.path.exists(tmp / 'out')
+    if stream == 'stdout':
+        assert b'Standard output is the same file as' in p.stderr
+
+
+def test_descriptors_that_are_closed_are_no_file_s(tmp):
+    """What is said would be written into whatever has the number."""
+    image = standard(tmp, 'luks')[1]
+    os.mkfifo(tmp / 'fifo')
+    p = subprocess.Popen(['sh', '-c', 'exec "$0" "$@" <&- >&- 2>&-', quoin.QUOIN, 'rescue',
+                          '--key-file', tmp / 'fifo', image, tmp / 'out'],
+                         env=quoin.environment(tmp))
+    with open(tmp / 'fifo', 'w') as f:      # it has opened the other end now
+        held = [os.readlink('/proc/%d/fd/%d' % (p.pid, n)) for n in range(3)]
+        f.write(PASSWORD)
+    assert p.wait(quoin.LIMIT) == 0
+    assert held == ['/dev/null'] * 3
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['--list'], ['--list', '--json']])
+def test_what_cannot_be_printed_is_no_success(tmp, argv):
+    image = standard(tmp, 'luks')[1]
+    with open('/dev/full', 'w') as f:
+        p = subprocess.run([quoin.QUOIN, 'rescue', *argv, image], stdout=f, stderr=subprocess.PIPE,
+                           env=quoin.environment(tmp), timeout=quoin.LIMIT)
+    assert p.returncode == 1 and b'could not be written' in p.stderr
+
+
+def change(image):
+    """As somebody does who asks no lock."""
+    with open(image, 'r+b') as f:
+        f.seek(-512, os.SEEK_END)
+        f.write(b'x')
+
+
+def test_a_source_that_changes_meanwhile_makes_no_target(tmp):
+    image = standard(tmp, 'luks')[1]
+    t = Terminal(tmp, 'rescue', image, tmp / 'out')
+    t.expect('Password for')
+    t.wait_for_silence()
+    change(image)
+    t.send(PASSWORD + '\n')
+    t.expect("'%s' was changed while it was read" % image)
+    assert t.end() == 1
+    assert sorted(os.listdir(tmp)) == ['image', 'plain']
+
+
+def test_a_source_that_changes_after_it_was_read_in_part(tmp):
+    image = standard(tmp, 'luks')[1]
+    (tmp / 'key').write_text(PASSWORD)
+    p = subprocess.Popen([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image, '-'],
+                         env=quoin.environment(tmp), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.read(1)         # all of it does not fit into a pipe
+    change(image)
+    err = p.communicate(timeout=quoin.LIMIT)[1]
+    assert p.returncode == 1 and b'was changed while it was read' in err, err
 
 
 @pytest.mark.parametrize('hidden', ['.out.rescue', '.out.rescue-state', '.out.rescue-state.new'])

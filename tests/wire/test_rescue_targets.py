@@ -198,16 +198,17 @@ def test_standard_output_gets_all_of_the_disk_in_order(tmp, kind):
                        capture_output=True, timeout=quoin.LIMIT * 3, env=quoin.environment(tmp))
     assert p.returncode == 0, p.stderr
     assert same(p.stdout, content(plain))
-    assert b'standard output is whole' in p.stderr
+    assert b'all of the disk was written to standard output' in p.stderr
 
 
 def test_holes_go_to_standard_output_as_zeroes(tmp):
     image = create(tmp, 'qcow2', tmp / 'image', '70M')
     write(tmp, image_opts('qcow2', image), 'write -P 65 69M 64k')
     (tmp / 'key').write_text(PASSWORD)
-    p = subprocess.run([quoin.QUOIN, 'rescue', '-q', '--key-file', tmp / 'key', image, '-'],
+    p = subprocess.run([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image, '-'],
                        capture_output=True, timeout=quoin.LIMIT * 3, env=quoin.environment(tmp))
     assert p.returncode == 0, p.stderr
+    assert b'100% (70 MiB of 70 MiB, ' in p.stderr
     assert same(p.stdout, bytes(69 * MIB) + b'A' * 65536 + bytes(MIB - 65536))
 
 
