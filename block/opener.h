@@ -56,8 +56,9 @@ int refuse_answer(struct opener *op, struct error **errp);
 void refuse_forget(struct opener *op);
 
 /* Tell how to get at the data of one encrypted image: the rescue command for the
- * file, quoted for a shell; malloc'ed, NULL on no memory.  header: the file with a LUKS
- * header that is apart; NULL: none is. */
-char *refuse_rescue_command(const char *filename, const char *header);
+ * file, quoted for a shell; malloc'ed, NULL on no memory.  options: words that stand in
+ * front, with a NULL behind the last.  The target is beside the source, or in the current
+ * folder if it cannot be, and is nothing that is there now. */
+char *refuse_rescue_command(const char *filename, const char *const *options);
 
 #endif

@@ -4,10 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
 #include "block/opener.h"
+
+enum { NAMES_MAX = 1000 };
 
 const char *
 cipher_kind_name(enum cipher_kind kind)
@@ -101,15 +105,43 @@ put_quoted(FILE *out, const char *s)
 	fputc('\'', out);
 }
 
+/* By another folder it is the same file, with the same files beside it: it may be a link,
+ * whose own folder is the one where names begin. */
+static char *
+absolute(const char *filename)
+{
+	const char *slash = strrchr(filename, '/'), *name = slash ? slash + 1 : filename;
+	size_t len = slash ? (size_t)(slash + 1 - filename) : 0;
+	CLEANUP(cleanup_free) char *given = slash ? strndup(filename, len) : strdup(".");
+	CLEANUP(cleanup_free) char *folder = given ? realpath(given, NULL) : NULL;
+	char *path;
+
+	if (!folder)
+		return strdup(filename);
+	return asprintf(&path, "%s/%s", strcmp(folder, "/") ? folder : "", name) < 0 ? NULL : path;
+}
+
+/* Can a disk be put into the folder of path?  The one of devices is in memory. */
+static bool
+takes_files(const char *path)
+{
+	CLEANUP(cleanup_free) char *folder = strndup(path, (size_t)(strrchr(path, '/') + 1 - path));
+
+	return folder && strncmp(folder, "/dev/", 5) && access(folder, W_OK) == 0;
+}
+
 /* The source's name with its image suffix replaced, so that the plain image
  * lands beside it and never on it. */
 static char *
 target_name(const char *source)
 {
 	static const char *const suffixes[] = { ".qcow2", ".qcow", ".luks", ".img" };
-	size_t len = strlen(source);
-	char *target;
+	char *target = NULL;
+	size_t len;
 
+	if (strchr(source, '/') && !takes_files(source))
+		source = strrchr(source, '/') + 1;
+	len = strlen(source);
 	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
 		size_t n = strlen(suffixes[i]);
 
@@ -117,38 +149,35 @@ target_name(const char *source)
 		    source[len - n - 1] != '/')
 			len -= n;
 	}
-	return asprintf(&target, "%.*s.raw", (int)len, source) < 0 ? NULL : target;
-}
-
-static void
-put_header(FILE *out, const char *header)
-{
-	CLEANUP(cleanup_free) char *path = realpath(header, NULL);
-
-	fputs("--header ", out);
-	put_quoted(out, path ? path : header);
-	fputc(' ', out);
+	for (unsigned i = 1; i <= NAMES_MAX; i++) {
+		free(target);
+		if ((i == 1 ? asprintf(&target, "%.*s.raw", (int)len, source)
+			    : asprintf(&target, "%.*s-%u.raw", (int)len, source, i)) < 0)
+			return NULL;
+		if (access(target, F_OK) < 0)
+			break;
+	}
+	return target;
 }
 
 char *
-refuse_rescue_command(const char *filename, const char *header)
+refuse_rescue_command(const char *filename, const char *const *options)
 {
-	CLEANUP(cleanup_free) char *path = realpath(filename, NULL);
+	CLEANUP(cleanup_free) char *path = absolute(filename);
 	CLEANUP(cleanup_free) char *target = NULL;
 	char *text = NULL;
 	size_t size;
 	FILE *out;
 
-	if (!path)
-		path = strdup(filename);
 	target = path ? target_name(path) : NULL;
 	out = target ? open_memstream(&text, &size) : NULL;
 	if (!out)
 		return NULL;
 	fputs("quoin rescue ", out);
-	if (header)
-		put_header(out, header);
-	/* A name that looks like an option or an own file is still a name. */
+	for (; options && *options; options++) {
+		put_quoted(out, *options);
+		fputc(' ', out);
+	}
 	put_quoted(out, path);
 	fputc(' ', out);
 	put_quoted(out, target);
@@ -190,11 +219,16 @@ refuse_answer(struct opener *op, struct error **errp)
 	const struct refusal *top = LIST_FIRST(&op->refusals, struct refusal, link);
 	CLEANUP(cleanup_free) char *command = NULL;
 	CLEANUP(cleanup_free) char *layers = NULL;
+	CLEANUP(cleanup_free) char *header = NULL;
 	FILE *out = NULL;
 	size_t size;
 
 	if (top) {
-		command = refuse_rescue_command(top->filename, header_of(&op->refusals));
+		const char *options[] = { "--header", NULL, NULL };
+
+		if (header_of(&op->refusals))
+			options[1] = header = absolute(header_of(&op->refusals));
+		command = refuse_rescue_command(top->filename, header ? options : NULL);
 		out = open_memstream(&layers, &size);
 	}
 	if (out) {

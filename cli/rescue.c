@@ -325,6 +325,36 @@ take_option(struct run_options *o, bool *list, int opt)
 	}
 }
 
+/* What the command of a list repeats. */
+static const struct {
+	int opt;
+	struct run_again again;
+} repeated[] = {
+	{ OPT_KEY_FILE, { .option = "--key-file", .is_key = true } },
+	{ OPT_KEY_CREDENTIAL, { .option = "--key-credential", .is_key = true } },
+	{ OPT_TRY_KEYS, { .option = "--try-keys", .is_key = true } },
+	{ OPT_LAYER, { .option = "--layer", .is_key = true } },
+	{ OPT_ACCEPT, { .option = "--accept-unverified-key", .is_key = true } },
+	{ OPT_MIXED, { .option = "--mixed-encryption" } },
+	{ OPT_HEADER, { .option = "--header" } },
+	{ OPT_SNAPSHOT, { .option = "--snapshot" } },
+};
+
+/* There is room for as many as there are words. */
+static void
+note_again(struct run_options *o, struct run_again *to, int opt, const char *arg)
+{
+	/* It has been read to its end: no other command gets a key from it. */
+	if (opt == OPT_KEY_FD)
+		o->keys_again = false;
+	for (size_t i = 0; i < ARRAY_SIZE(repeated); i++) {
+		if (repeated[i].opt != opt)
+			continue;
+		to[o->again_count] = repeated[i].again;
+		to[o->again_count++].value = arg;
+	}
+}
+
 /* Options that want or exclude each other. */
 static int
 check_options(struct run_options *o)
@@ -369,7 +399,7 @@ default_map(struct run_options *o)
 
 /* PARSE_OK, PARSE_HELP, or the exit status of an error that was printed. */
 static int
-parse(int argc, char **argv, struct run_options *o)
+parse(int argc, char **argv, struct run_options *o, struct run_again *again)
 {
 	bool list = false;
 	int c, r;
@@ -378,6 +408,7 @@ parse(int argc, char **argv, struct run_options *o)
 		r = take_option(o, &list, c);
 		if (r != PARSE_OK)
 			return r;
+		note_again(o, again, c, optarg);
 	}
 	if (list && argc - optind != 1)
 		return complain("--list wants a source and nothing else", "");
@@ -444,14 +475,20 @@ cli_rescue(int argc, char **argv)
 {
 	static const struct rlimit no_core = { 0, 0 };
 	struct keyring keys = { .ask = true };
+	CLEANUP(cleanup_free) struct run_again *again = calloc((size_t)argc, sizeof(*again));
 	struct run_options o = { .keys = &keys, .say = say, .progress = stderr,
-				 .digest = true };
+				 .digest = true, .again = again, .keys_again = true };
 	int status;
+
+	if (!again) {
+		fputs("quoin rescue: Cannot allocate memory\n", stderr);
+		return RUN_FAILED;
+	}
 
 	/* Keys and plain data have no business in a core dump. */
 	(void)setrlimit(RLIMIT_CORE, &no_core);
 	phase_watch();
-	status = parse(argc, argv, &o);
+	status = parse(argc, argv, &o, again);
 	if (status == PARSE_OK)
 		status = begin_report(&o) < 0 ? RUN_FAILED : run(&o);
 	report_free(the_report);

@@ -104,6 +104,15 @@ keyring_find(const struct keyring *ring, unsigned layer)
 	return NULL;
 }
 
+bool
+keyring_fits(const struct keyring *ring)
+{
+	for (unsigned i = 0; i < ring->n_findings; i++)
+		if (ring->finding[i].result != KEYRING_OK)
+			return false;
+	return ring->n_findings;
+}
+
 const char *
 keyring_state_name(const struct keyring_finding *f)
 {

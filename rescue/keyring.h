@@ -64,6 +64,9 @@ enum keyring_result keyring_unlock(struct keyring *ring, struct layer *l, struct
 /* What was found for a layer of the chain; NULL: nothing was tried. */
 const struct keyring_finding *keyring_find(const struct keyring *ring, unsigned layer);
 
+/* Was there a key for each layer that was tried, and at least one? */
+bool keyring_fits(const struct keyring *ring);
+
 /* "fits", "wrong", ... for people and programs. */
 const char *keyring_state_name(const struct keyring_finding *f);
 

@@ -11,6 +11,7 @@
 #include "rescue/image.h"
 #include "rescue/keyring.h"
 #include "rescue/progress.h"
+#include "rescue/run.h"
 
 enum { TIME_TEXT = 32 };
 
@@ -129,25 +130,45 @@ print_layer(const struct image *im, FILE *to)
 	print_names(im, to);
 }
 
-void
-list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to)
+/* A key that does not fit is no use in another command, which asks for one without. */
+static void
+print_command(const struct image_chain *chain, const struct run_options *o, FILE *to)
 {
+	CLEANUP(cleanup_free) const char **words = calloc(2 * o->again_count + 1, sizeof(*words));
 	CLEANUP(cleanup_free) char *command = NULL;
-	const struct image *header;
+	bool keys = o->keys_again && keyring_fits(o->keys);
+	size_t n = 0;
+
+	if (!words)
+		return;
+
+	for (size_t i = 0; i < o->again_count; i++) {
+		const struct run_again *a = &o->again[i];
+
+		if (a->is_key && !keys)
+			continue;
+		words[n++] = a->option;
+		if (a->value)
+			words[n++] = a->value;
+	}
+	command = refuse_rescue_command(chain->layer[0]->filename, words);
+	if (command)
+		fprintf(to, "to decrypt it: %s\n", command);
+}
+
+void
+list_print(const struct image_chain *chain, const struct run_options *o, FILE *to)
+{
 	bool encrypted = false;
 
-	if (!chain->count)
-		return;
-	header = chain->layer[chain->count - 1]->header;
-	command = refuse_rescue_command(chain->layer[0]->filename, header ? header->filename : NULL);
 	for (unsigned i = 0; i < chain->count; i++) {
 		print_layer(chain->layer[i], to);
 		if (chain->layer[i]->encryption == CIPHER_NONE)
 			continue;
 		encrypted = true;
-		print_key(keys, i, to);
+		print_key(o->keys, i, to);
 	}
-	if (encrypted && command)
-		fprintf(to, "to decrypt it: %s\n", command);
+	if (encrypted)
+		print_command(chain, o, to);
 	fflush(to);
 }

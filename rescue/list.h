@@ -7,12 +7,12 @@
 
 struct image;
 struct image_chain;
-struct keyring;
+struct run_options;
 
 /* Print each layer, the topmost first: format, size, encryption, and what is known of
- * its key; and the command to run next, if any of them is encrypted.  Nothing of a
- * chain that could not be read. */
-void list_print(const struct image_chain *chain, const struct keyring *keys, FILE *to);
+ * its key; and the command to run next, if any of them is encrypted: with the options
+ * that were given, and the keys if all fit.  Nothing of a chain that could not be read. */
+void list_print(const struct image_chain *chain, const struct run_options *o, FILE *to);
 
 /* A line for each internal snapshot: its ID, name, time and disk size. */
 void list_snapshots(const struct image *im, FILE *to);

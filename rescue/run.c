@@ -538,7 +538,7 @@ run_rescue(const struct run_options *o, struct error **errp)
 			r->status = RUN_OK;
 	}
 	if (!o->target && !o->no_list)
-		list_print(&r->chain, o->keys, stdout);
+		list_print(&r->chain, o, stdout);
 	report(r);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);

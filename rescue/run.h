@@ -41,6 +41,12 @@ enum run_status {
 
 enum run_format { RUN_RAW, RUN_QCOW2 };
 
+/* An option that the command of a list repeats. */
+struct run_again {
+	const char *option, *value;	/* value NULL: it has none */
+	bool is_key;			/* ... only if every key fits */
+};
+
 struct run_options {
 	const char *source;
 	const char *target;		/* NULL: list the chain on stdout, try the keys */
@@ -60,6 +66,9 @@ struct run_options {
 	bool no_list;			/* without a target, only try the keys */
 	const char *header;		/* of the lowest layer, a LUKS volume; NULL: none */
 	const char *snapshot;		/* an internal one, in place of the active state */
+	const struct run_again *again;	/* for a list, in their order */
+	size_t again_count;
+	bool keys_again;		/* false: keys are gone that others belong to */
 	/* Called once at the end, if the chain could be read; NULL: not. */
 	void (*report)(const struct run_view *v, void *user);
 	void *report_user;

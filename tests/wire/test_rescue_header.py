@@ -91,8 +91,8 @@ def test_the_list_and_the_report_name_it(tmp):
     assert r.status == 0, r.err
     assert '\n    luks, 4 MiB, encrypted: LUKS (aes-xts-plain64, ' in r.out
     assert '\n    its LUKS header in %s\n' % header in r.out
-    assert '\nto decrypt it: quoin rescue --header %s %s %s.raw\n' % (
-        header, volume, volume) in r.out
+    assert '\nto decrypt it: quoin rescue --key-file %s --header %s %s %s.raw\n' % (
+        tmp / 'key', header, volume, volume) in r.out
     layer, = json.loads(rescue(tmp, '--list', '--json', '--header', header, volume).out)['layers']
     assert layer['header'] == str(header) and layer['key']['state'] == 'fits'
     assert layer['key']['evidence']['verdict'] == 'plausible'
