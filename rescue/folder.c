@@ -209,8 +209,9 @@ folder_check_content(struct folder *f, bool (*is_known)(const char *name, void *
 		return fail(f, "read the folder for", errp);
 	while (r == 0 && (name = next_name(d)))
 		if (!is_known(name, user))
-			r = error_set(errp, "'%s/%s' is nothing that this run would make, and would "
-				      "become a part of '%s'; move it away", f->hidden, name, f->path);
+			r = error_set(errp, "'%s/%s' is nothing that this run would make, and "
+				      "would become a part of '%s'; move it away", f->hidden, name,
+				      f->path);
 	closedir(d);
 	return r;
 }

@@ -112,6 +112,28 @@ place_of(const struct output *o)
 				       .device = o->spec.kind == OUTPUT_DEVICE };
 }
 
+/* The kernel may still hold the locks of a run that was killed a moment ago, until the
+ * last of its requests has ended.  Do op, which wants them, until it can be done; others
+ * wait for nothing. */
+static int
+do_patiently(const struct output *o, int (*op)(void *arg, struct error **errp), void *arg,
+	     struct error **errp)
+{
+	for (unsigned i = 0; i < LOCK_TRIES && o->spec.partial; i++) {
+		if (op(arg, NULL) == 0)
+			return 0;
+		if (co_sleep(LOCK_WAIT_NS) < 0)
+			break;
+	}
+	return op(arg, errp);
+}
+
+static int
+create_op(void *arg, struct error **errp)
+{
+	return driver_find("qcow2")->create(arg, errp);
+}
+
 static int
 format_qcow2(struct output *o, struct error **errp)
 {
@@ -126,7 +148,7 @@ format_qcow2(struct output *o, struct error **errp)
 	create = options_create_qcow2(&place, &how);
 	if (!create)
 		return error_set(errp, "Cannot allocate memory");
-	return driver_find("qcow2")->create(create, errp);
+	return do_patiently(o, create_op, create, errp);
 }
 
 static int
@@ -156,19 +178,26 @@ tidy_qcow2(const struct output *o, struct node *n, struct error **errp)
 	return -1;
 }
 
-/* The kernel may still hold the locks of a run that was killed a moment ago, until the
- * last of its requests has ended. */
+struct opening {
+	struct output *o;
+	const struct BlockdevOptions *options;
+	const struct sink_node_options *how;
+	struct node *n;
+};
+
+/* The sink's claim to write locks as well as the opening. */
 static int
-open_patiently(const struct output *o, const struct BlockdevOptions *options, struct node **ret,
-	       struct error **errp)
+open_op(void *arg, struct error **errp)
 {
-	for (unsigned i = 0; i < LOCK_TRIES && o->spec.partial; i++) {
-		if (node_open(options, &open_policy_default, ret, NULL) == 0)
-			return 0;
-		if (co_sleep(LOCK_WAIT_NS) < 0)
-			break;
-	}
-	return node_open(options, &open_policy_default, ret, errp);
+	struct opening *op = arg;
+
+	if (node_open(op->options, &open_policy_default, &op->n, errp) < 0)
+		return -1;
+	if (sink_node_new(op->n, op->how, &op->o->sink, errp) == 0)
+		return 0;
+	node_unref(op->n);
+	op->n = NULL;
+	return -1;
 }
 
 static int
@@ -177,13 +206,15 @@ open_sink(struct output *o, const struct options_place *place,
 {
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *options = NULL;
 	CLEANUP(node_unrefp) struct node *n = NULL;
+	struct opening op = { .o = o, .how = how };
 
 	options = options_for_target(place, o->spec.qcow2);
 	if (!options)
 		return error_set(errp, "Cannot allocate memory");
-	if (open_patiently(o, options, &n, errp) < 0 ||
-	    sink_node_new(n, how, &o->sink, errp) < 0)
+	op.options = options;
+	if (do_patiently(o, open_op, &op, errp) < 0)
 		return -1;
+	n = op.n;
 	return o->spec.qcow2 && o->start && !how->read_only ? tidy_qcow2(o, n, errp) : 0;
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue --resume: what an interrupted run did is kept, and nothing else is believed."""
 import atexit
+import fcntl
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -64,6 +66,15 @@ def recorded(tmp):
                                               (tmp / '.out.rescue-state').read_text(), re.M))
     except FileNotFoundError:
         return 0
+
+
+def is_open(pid, path):
+    """Has the process this file open?"""
+    folder = '/proc/%d/fd' % pid
+    try:
+        return str(path) in [os.readlink('%s/%s' % (folder, n)) for n in os.listdir(folder)]
+    except OSError:     # it opens and closes others
+        return False
 
 
 def hidden(tmp):
@@ -298,7 +309,6 @@ def test_room_is_wanted_for_the_rest_only(tmp, cut):
 def test_two_runs_do_not_work_on_one_target(tmp, cut):
     image = copy_of(cut, tmp)
     with open(tmp / '.out.rescue') as f:
-        import fcntl
         fcntl.flock(f, fcntl.LOCK_EX)
         r = rescue(tmp, '--resume', image, tmp / 'out')
     assert r.status == 1 and 'by another process' in r.err
@@ -410,6 +420,26 @@ def test_a_kept_chain_goes_on(tmp):
     qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'out' / 'top', tmp / 'flat')
     assert same(content(tmp / 'flat'), bytes(want))
     assert hidden(tmp) == []
+
+
+@pytest.mark.parametrize('target', ['raw', 'qcow2'])
+def test_locks_that_a_killed_run_still_holds_are_waited_for(tmp, target):
+    """It had recorded nothing; the kernel ends its requests a moment later."""
+    plain, image = standard(tmp, 'qcow2')
+    (tmp / 'key').write_text(PASSWORD)
+    fd = os.open(tmp / '.out.rescue', os.O_RDWR | os.O_CREAT, 0o600)
+    # What QEMU locks to say that it writes.
+    lock = struct.pack('hhqqi4x', fcntl.F_RDLCK, os.SEEK_SET, 100, 101, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    p = run(tmp, image, '--target-format', target)
+    tried = False
+    deadline = time.monotonic() + quoin.LIMIT
+    while not tried and time.monotonic() < deadline and p.poll() is None:
+        tried = is_open(p.pid, tmp / '.out.rescue')
+    os.close(fd)
+    err = p.communicate(timeout=quoin.LIMIT)[1]
+    assert tried and p.returncode == 0, err
+    assert same(flat(tmp, target), content(plain))
 
 
 def test_data_is_stable_before_it_is_recorded(tmp):
