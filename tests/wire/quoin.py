@@ -262,6 +262,12 @@ class Daemon:
         if qmp:
             self.argv += ['--chardev', 'socket,id=qmp,path=%s,server=on,wait=off' % self.path,
                           '--monitor', 'chardev=qmp']
+        # The peer's socket is there before its monitor is, and what a client sends in
+        # between is lost here and there; its pid file comes behind both.
+        self.ready_path = None
+        if qmp and self.program != QUOIND:
+            self.ready_path = '%s/peer%d.pid' % (tmp, Daemon.count)
+            self.argv += ['--pidfile', self.ready_path]
         self.argv = [str(a) for a in self.argv]
         with open(self.errpath, 'wb') as err:
             self.proc = subprocess.Popen(
@@ -312,6 +318,8 @@ class Daemon:
         end = time.monotonic() + limit
         while True:
             try:
+                if self.ready_path:
+                    os.stat(self.ready_path)
                 client = self._client(path, negotiate)
                 client.schema = Daemon.schemas.get(self.program)
                 self.clients.append(client)
