@@ -41,6 +41,7 @@ enum {
 
 	DEPTH_MAX = 1024,
 	CLIENTS_MAX = 64,
+	EXPORTS_MAX = 16,
 	RECV_SIZE = 1 << 20,
 
 	/* Latencies: 64 linear steps in each power of two of nanoseconds. */
@@ -56,8 +57,8 @@ enum {
 #define STRUCTURED_MAGIC UINT32_C(0x668e33ef)
 
 static struct options {
-	const char *path, *export_name;
-	unsigned clients, depth;
+	const char *path, *exports[EXPORTS_MAX];
+	unsigned n_exports, clients, depth;
 	uint32_t block;
 	unsigned write_percent;
 	unsigned flush_every;	/* a flush after so many writes; 0: never */
@@ -68,7 +69,7 @@ static struct options {
 	pid_t server;
 	unsigned seed;
 } opt = {
-	.export_name = "", .clients = 1, .depth = 1, .block = 4096,
+	.exports = { "" }, .clients = 1, .depth = 1, .block = 4096,
 	.seconds = 5, .seed = 1,
 };
 
@@ -196,11 +197,11 @@ read_replies(int fd, uint64_t *size)
 }
 
 static int
-connect_to_server(uint64_t *size)
+connect_to_server(const char *export_name, uint64_t *size)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	char buf[18], go[4096 + 6];
-	size_t len = strlen(opt.export_name);
+	size_t len = strlen(export_name);
 	uint32_t be = htobe32(3);
 	int fd;
 
@@ -220,7 +221,7 @@ connect_to_server(uint64_t *size)
 	}
 	be = htobe32((uint32_t)len);
 	memcpy(go, &be, 4);
-	memcpy(go + 4, opt.export_name, len);
+	memcpy(go + 4, export_name, len);
 	memset(go + 4 + len, 0, 2);
 	send_option(fd, 7, go, (uint32_t)len + 6);
 	read_replies(fd, size);
@@ -554,7 +555,7 @@ size_arg(const char *s)
 
 static const char usage_text[] =
 	"usage: nbdload [options] SOCKET\n"
-	"  --export NAME      default \"\"\n"
+	"  --export NAME      default \"\"; given again: the clients take them in turn\n"
 	"  --clients N        connections, one thread each (1)\n"
 	"  --depth N          requests in flight on each (1)\n"
 	"  --block SIZE       bytes of a request (4096)\n"
@@ -570,6 +571,14 @@ static const char usage_text[] =
 	"  --seed N           of the random offsets (1)\n"
 	"  --server-pid PID   report this process's CPU time for each request\n"
 	"  --json             one JSON object instead of a line\n";
+
+static void
+add_export(const char *name)
+{
+	if (opt.n_exports == EXPORTS_MAX)
+		die("too many exports");
+	opt.exports[opt.n_exports++] = name;
+}
 
 static void
 parse_options(int argc, char **argv)
@@ -589,7 +598,7 @@ parse_options(int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
 		switch (o) {
-		case 'e': opt.export_name = optarg; break;
+		case 'e': add_export(optarg); break;
 		case 'c': opt.clients = (unsigned)atoi(optarg); break;
 		case 'd': opt.depth = (unsigned)atoi(optarg); break;
 		case 'b': opt.block = (uint32_t)size_arg(optarg); break;
@@ -649,7 +658,7 @@ main(int argc, char **argv)
 		c->rng = (opt.seed * UINT64_C(0x9e3779b97f4a7c15)) ^ (i + 1) * UINT64_C(0x2545f4914f6cdd1d);
 		c->done_after_skip = DEPTH_MAX;
 		c->in = malloc(RECV_SIZE);
-		c->fd = connect_to_server(&c->size);
+		c->fd = connect_to_server(opt.exports[opt.n_exports ? i % opt.n_exports : 0], &c->size);
 		errno = 0;
 		if (!c->in || c->size < opt.block)
 			die("the export is smaller than one block");

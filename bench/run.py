@@ -103,7 +103,7 @@ class Server:
     """A process that serves NBD, and QMP where it can.
 
     What running() is told of how: direct, past the page cache; keys, a folder with
-    the keys.psk of TLS."""
+    the keys.psk of TLS; more, images that are exported beside, as e1, e2 and so on."""
 
     def __init__(self, name, argv, qmp=True, formats=("raw", "qcow2")):
         self.name, self.argv = name, argv
@@ -113,7 +113,13 @@ class Server:
     def image_options(self, image):
         return []
 
-    def extra_argv(self, image, work, direct=False, keys=None):
+    def node(self, name, image, direct):
+        return ["--blockdev", json.dumps({
+            "driver": image.suffix[1:], "node-name": name, "cache": {"direct": direct},
+            "file": {"driver": "file", "filename": str(image), "cache": {"direct": direct},
+                     **self.file_options}})]
+
+    def extra_argv(self, image, work, direct=False, keys=None, more=()):
         argv = ["--chardev", f"socket,id=mon,path={work}/qmp,server=on,wait=off",
                 "--monitor", "chardev=mon"]
         tls = ""
@@ -121,13 +127,12 @@ class Server:
             argv += ["--object", f"tls-creds-psk,id=tls,endpoint=server,dir={keys}"]
             tls = ",tls-creds=tls"
         if image:
-            options = {"driver": image.suffix[1:], "node-name": "disk",
-                       "cache": {"direct": direct},
-                       "file": {"driver": "file", "filename": str(image),
-                                "cache": {"direct": direct}, **self.file_options}}
-            argv += ["--blockdev", json.dumps(options),
+            argv += [*self.node("disk", image, direct),
                      "--nbd-server", f"addr.type=unix,addr.path={work}/nbd{tls}",
                      "--export", "nbd,id=e,node-name=disk,name=e,writable=on"]
+        for i, other in enumerate(more, 1):
+            argv += [*self.node(f"disk{i}", other, direct),
+                     "--export", f"nbd,id=e{i},node-name=disk{i},name=e{i},writable=on"]
         return argv
 
     file_options = {}
@@ -207,18 +212,22 @@ class Bench:
         self.disk = {"qcow2": work / "disk.qcow2", "raw": work / "disk.raw"}
 
     def prepare(self):
-        """Images full of data that does not compress to zeroes, in the page cache."""
+        for disk in self.disk.values():
+            self.fill(disk, self.args.size)
+
+    def fill(self, disk, size):
+        """An image full of data, in the page cache."""
+        raw = disk.with_suffix(".raw")
         block = os.urandom(1 << 20)
-        size = self.args.size
-        with open(self.disk["raw"], "wb") as f:
+        with open(raw, "wb") as f:
             for _ in range(size >> 20):
                 f.write(block)
-        self.convert(self.disk["raw"], self.disk["qcow2"])
-        for disk in self.disk.values():
-            os.sync()
-            with open(disk, "rb") as f:
-                while f.read(1 << 22):
-                    pass
+        if disk != raw:
+            self.convert(raw, disk)
+        os.sync()
+        with open(disk, "rb") as f:
+            while f.read(1 << 22):
+                pass
 
     def convert(self, source, target):
         run(self.tools["qemu-img"], "convert", "-f", "raw", "-O", "qcow2", source, target)
@@ -270,6 +279,24 @@ class Bench:
             mib = self.args.size / (1 << 20)
             return {"mib_s": mib / seconds,
                     "server_cpu_us": (cpu_ms(server.process.pid) - cpu) * 1000 / mib}
+
+    def exports(self, fmt, count, *options):
+        """As many clients as exports, each of an image of its own."""
+        def measure(server):
+            if not server.has_qmp:
+                return {}
+            disks = [self.work / f"part{i}.{fmt}" for i in range(count)]
+            for disk in disks:
+                if not disk.exists():
+                    self.fill(disk, self.args.size // count)
+            with server.running(self.work, disks[0], more=disks[1:]):
+                names = ["e"] + [f"e{i}" for i in range(1, count)]
+                out = call([self.tools["nbdload"], "--json", "--clients", count,
+                            *[word for name in names for word in ("--export", name)],
+                            "--server-pid", server.process.pid, *options,
+                            "--seconds", self.args.seconds, self.work / "nbd"])
+                return json.loads(out)
+        return measure
 
     def allocate(self, count, *options, size=None, backing=False, create=()):
         """Writes into an image that has nothing of its own yet: so many, each row the
@@ -411,6 +438,8 @@ class Bench:
              [rate, cpu]),
             ("4K random read, 4 clients, depth 1", load("qcow2", *many1), [rate, cpu]),
             ("4K random read, 4 clients, depth 16", load("qcow2", *many), [rate, cpu]),
+            ("4K random read, 4 exports, depth 16",
+             self.exports("qcow2", 4, "--depth", "16"), [rate, cpu]),
             ("4K random write, depth 1", load("qcow2", *d1, *write), [rate, cpu]),
             ("4K random write, depth 32", load("qcow2", *d32, *write), [rate, cpu]),
             ("4K random write, 4 clients, depth 1", load("qcow2", *many1, *write), [rate, cpu]),
@@ -425,6 +454,8 @@ class Bench:
              allocate(some // 4, *d32, backing=True, create=extended), [rate, cpu]),
             ("raw: 4K random read, depth 32", load("raw", *d32), [rate, cpu]),
             ("raw: 4K random read, 4 clients, depth 16", load("raw", *many), [rate, cpu]),
+            ("raw: 4K random read, 4 exports, depth 16",
+             self.exports("raw", 4, "--depth", "16"), [rate, cpu]),
             ("raw: 4K random write, depth 32", load("raw", *d32, *write), [rate, cpu]),
             ("raw: 1M sequential read, depth 4", load("raw", *seq), [mib, cpu]),
             ("direct: 4K random read, depth 32", load("qcow2", *d32, direct=True), [rate, cpu]),
