@@ -184,6 +184,8 @@ read_slow(struct node *n, uint64_t off, const struct iov *dst)
 	bool claimed = n->serial && n->tracked;
 	int err;
 
+	if (dst->len > IO_OFFSET_MAX || off > IO_OFFSET_MAX - dst->len)
+		return -EIO;
 	if (within < dst->len)
 		iov_fill(dst, within, 0, dst->len - within);
 	if (!within)

@@ -23,6 +23,9 @@ io_is_plain(const struct node *n, uint64_t off, const struct iov *v)
 	       (n->limits.mem_align <= 1 || iov_is_aligned(v, n->limits.mem_align));
 }
 
+/* No request ends behind it: what any alignment leaves of the largest signed offset. */
+#define IO_OFFSET_MAX (((uint64_t)INT64_MAX >> 30) << 30)
+
 /* Bytes that are copied at a time: whole blocks of n, and one block at least. */
 static inline uint64_t
 io_bounce_max(const struct node *n)

@@ -9,17 +9,14 @@
 #include "block/node.h"
 #include "block/root.h"
 
-/* What any alignment leaves of the largest signed offset. */
-#define SIZE_LIMIT (((uint64_t)INT64_MAX >> 30) << 30)
-
 static int
 check(const struct node *n, uint64_t size, struct error **errp)
 {
 	if (n->read_only)
 		return error_set(errp, "Image is read-only");
-	if (size > SIZE_LIMIT)
+	if (size > IO_OFFSET_MAX)
 		return error_set(errp, "offset(%" PRIu64 ") exceeds maximum(%" PRIu64 ")", size,
-				 SIZE_LIMIT);
+				 IO_OFFSET_MAX);
 	return 0;
 }
 
