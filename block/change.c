@@ -92,6 +92,18 @@ stop_all_above(struct change *c, unsigned *new)
 	return 0;
 }
 
+static void
+resume_all(struct change *c)
+{
+	struct stop *s, *next;
+
+	LIST_FOREACH_SAFE(s, next, &c->stops, link) {
+		list_remove(&s->link);
+		root_resume(s->root);
+		free(s);
+	}
+}
+
 static int
 hold(struct change *c, struct node *const *nodes, size_t count, bool joined)
 {
@@ -177,7 +189,10 @@ change_wait_all(void)
 
 /* ---- beginning and ending ---- */
 
-/* The lock, with nobody above the nodes held under way, or at work. */
+/* The lock, with nobody above the nodes held under way, or at work.
+ *
+ * Only roots above these nodes are ever stopped: what hangs below one of them holds up
+ * the others, as all of them must stand still at one moment, and nobody else. */
 static int
 stop_and_lock(struct change *c, struct error **errp)
 {
@@ -201,8 +216,12 @@ stop_and_lock(struct change *c, struct error **errp)
 			return 0;
 		c->locked = false;
 		co_mutex_unlock(&change_lock);
-		if (!new)
-			co_queue_wait(&work_ends, NULL);
+		if (new)
+			continue;
+		/* The work may hang on its disk for as long as it likes.  Whoever is above
+		 * other nodes of this change has nothing to do with that. */
+		resume_all(c);
+		co_queue_wait(&work_ends, NULL);
 	}
 }
 
@@ -227,7 +246,6 @@ int
 change_end(struct change *c, int result)
 {
 	struct change_step *s, *tmp;
-	struct stop *stop, *next_stop;
 	struct hold *h, *next_hold;
 
 	if (result == 0) {
@@ -244,10 +262,7 @@ change_end(struct change *c, int result)
 	if (c->locked)
 		co_mutex_unlock(&change_lock);
 	end_work(c);
-	LIST_FOREACH_SAFE(stop, next_stop, &c->stops, link) {
-		root_resume(stop->root);
-		free(stop);
-	}
+	resume_all(c);
 	LIST_FOREACH_SAFE(s, tmp, &c->steps, link)
 		s->ops->done(s, result == 0);
 	LIST_FOREACH_SAFE(h, next_hold, &c->held, link) {

@@ -239,7 +239,9 @@ static int
 dial(struct nbd_link *l)
 {
 	struct nbd_client_export export;
-	int r = nbd_dial(l->client, l->give_up_at, &l->line, &export, NULL);
+	int64_t late = clock_ns() + NBD_DIAL_NS;
+	int r = nbd_dial(l->client, late < l->give_up_at ? late : l->give_up_at, &l->line, &export,
+			 NULL);
 
 	if (r < 0)
 		return r;

@@ -69,6 +69,9 @@ struct nbd_client {
 
 /* ---- dial.c ---- */
 
+/* For one attempt: what a server that answers needs at most. */
+#define NBD_DIAL_NS INT64_C(10000000000)
+
 /* A connection: libnbd's handle, and an fd of our own for the same socket.  libnbd
  * closes its own as soon as the connection is dead, and one that is closed wakes
  * nobody. */

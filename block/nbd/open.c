@@ -27,8 +27,6 @@ enum {
 };
 
 #define SECOND INT64_C(1000000000)
-/* For one attempt at opening: what a server that answers needs at most. */
-#define DIAL_NS (10 * SECOND)
 #define DIAL_PAUSE_NS (SECOND / 20)
 
 /* ---- the name of it ---- */
@@ -123,7 +121,7 @@ dial(struct nbd_client *c, const struct BlockdevOptionsNbd *o, struct nbd_line *
 	int64_t start = clock_ns(), until = start + (o->has_open_timeout ? o->open_timeout * SECOND : 0);
 
 	for (;;) {
-		int64_t deadline = clock_ns() + DIAL_NS;
+		int64_t deadline = clock_ns() + NBD_DIAL_NS;
 		struct error *err = NULL;
 		int r = nbd_dial(c, deadline, ret, &c->export, &err);
 

@@ -2,6 +2,8 @@
 /* What works on a disk that hangs holds up those whom it concerns, and nobody else.
  * All of it runs on one loop. */
 #include "aio/co.h"
+#include "block/change.h"
+#include "block/io.h"
 #include "block/snapshot.h"
 #include "tests/support/passfilter.h"
 #include "tests/unit/block_test.h"
@@ -14,6 +16,7 @@ struct world {
 	struct root *user;
 	struct co_group work;
 	unsigned ended;			/* of what was started */
+	bool was_read;
 };
 
 struct task {
@@ -184,6 +187,46 @@ what_concerns_a_disk_waits_until_it_has_grown_co(void *arg)
 	tear_down(&w);
 }
 
+static void
+change_both(struct world *w)
+{
+	struct node *both[] = { w->n, w->other };
+	struct change c;
+
+	MUST(change_begin(&c, both, 2, &err));
+	assert_int_equal(change_end(&c, 0), 0);
+}
+
+static void
+read_other(struct world *w)
+{
+	char byte;
+	struct iov v = IOV_BUF(&byte, 1);
+
+	assert_int_equal(io_read(w->user, 0, &v), 0);
+	w->was_read = true;
+}
+
+static void
+who_waits_for_a_disk_that_hangs_holds_up_no_user_of_others_co(void *arg)
+{
+	struct world w = { 0 };
+	struct task t[3];
+
+	(void)arg;
+	set_up(&w);
+	w.user = must_root(w.other, PERM_CONSISTENT_READ, PERM_ALL);
+	w.disk->yields = HANGS;
+	begin(&w, &t[0], grow);
+	begin(&w, &t[1], change_both);
+	begin(&w, &t[2], read_other);
+	assert_true(w.was_read);
+	w.ended = 0;
+	end_all(&w, 2);
+	root_free(w.user);
+	tear_down(&w);
+}
+
 /* ---- an image, over a base that others stand on too ---- */
 
 static int
@@ -250,6 +293,7 @@ an_image_that_hangs_holds_up_no_other_on_its_base_co(void *arg)
 #define WORK_TESTS(X)                                                          \
 	X(a_disk_that_hangs_while_it_grows_holds_up_no_other)                  \
 	X(what_concerns_a_disk_waits_until_it_has_grown)                       \
+	X(who_waits_for_a_disk_that_hangs_holds_up_no_user_of_others)          \
 	X(an_image_that_hangs_holds_up_no_other_on_its_base)
 
 #define DEFINE(name)                                                           \

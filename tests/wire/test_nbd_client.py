@@ -336,6 +336,37 @@ def test_without_a_delay_they_fail_and_the_next_one_connects_anew(start, tmp):
     d.stop()
 
 
+class Deaf(nbdserver.Server):
+    """Takes each connection but the first, and those from `hears` on, and says nothing."""
+    hears = 1 << 30
+
+    def _serve(self, s):
+        if 1 < self.connections < self.hears:
+            try:
+                self._recv(s, 1)
+            except EOFError:
+                pass
+        super()._serve(s)
+
+
+@pytest.mark.limit(90)
+def test_one_silent_handshake_is_not_waited_for_as_long_as_for_the_server(start, tmp):
+    """A half dead server takes the connection; its successor comes long before the
+    delay is over."""
+    d = start()
+    with Deaf(tmp / 's.sock', b'q' * MIB) as s:
+        add(d, s.path, reconnect_delay=3600)
+        own = served(d, tmp)
+        with nbdraw.connect(own, 'e') as c:
+            c.sock.settimeout(40)
+            s.drop()
+            c.request(nbdraw.READ, 0, 4096)
+            wait_for(lambda: s.connections > 1)
+            s.hears = s.connections + 1
+            assert c.simple(4096)[2] == b'q' * 4096
+    d.stop(status=None)
+
+
 def test_an_export_that_changed_meanwhile_is_not_taken(start, tmp):
     d = start()
     with nbdserver.Server(tmp / 's.sock', bytes(MIB)) as s:
@@ -450,13 +481,13 @@ def test_a_guest_goes_on_when_a_backup_to_a_silent_server_is_cancelled(start, tm
     assert disk.read_bytes()[:512] == b'g' * 512
 
 
-def image_on(s, tmp, d):
+def image_on(s, tmp, d, **more):
     """A qcow2 image on the server, with room to grow, as node 'q'."""
     images.qcow2(tmp / 'i.qcow2', '8M')
     image = (tmp / 'i.qcow2').read_bytes()
     s.content[:len(image)] = image
     d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q', 'file': {
-        'driver': 'nbd', 'server': unix(s.path), 'reconnect-delay': 60}})
+        'driver': 'nbd', 'server': unix(s.path), 'reconnect-delay': 60}, **more})
 
 
 @pytest.mark.parametrize('command, arguments', [
@@ -486,6 +517,38 @@ def test_a_command_on_a_silent_server_holds_up_no_other(start, tmp, command, arg
         while 'event' in (reply := other.recv()):
             pass
         assert 'return' in reply
+        d.stop()
+
+
+def test_who_waits_for_a_silent_server_holds_up_no_guest_of_another_disk(start, tmp):
+    """A snapshot of what two disks stand on waits for the one, while the other is used."""
+    for name in ('b', 'p'):
+        images.qcow2(tmp / f'{name}.qcow2', '8M')
+    with nbdserver.Server(tmp / 's.sock', bytes(4 * MIB)) as s:
+        d = start()
+        for name, more in (('b', {}), ('p', {'backing': 'b'})):
+            d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': name, 'file': {
+                'driver': 'file', 'filename': str(tmp / f'{name}.qcow2')}, **more})
+        image_on(s, tmp, d, backing='b')
+        own = served(d, tmp, 'p')
+        asked, s.silent = len(s.requests), True
+        resizing, waiting = d.connect(), d.connect()
+        resizing.send_raw(b'{"execute": "block_resize", "arguments":'
+                          b' {"node-name": "q", "size": %d}}' % (512 * MIB))
+        wait_for(lambda: len(s.requests) > asked)
+        waiting.send_raw(b'{"execute": "blockdev-snapshot-internal-sync", "arguments":'
+                         b' {"device": "b", "name": "s"}}')
+        d.cmd('query-version')
+        assert io(own, 'write -P 7 1M 64k', 'read -P 7 1M 64k').status == 0
+        s.silent = False
+        s.drop()
+        replies = []
+        for session in (resizing, waiting):
+            while 'event' in (reply := session.recv()):
+                pass
+            replies.append(reply)
+        assert replies[0] == {'return': {}}
+        assert replies[1]['error']['desc'] == 'Need a root block node'
         d.stop()
 
 
