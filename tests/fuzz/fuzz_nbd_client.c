@@ -14,6 +14,7 @@
 #include "aio/colock.h"
 #include "aio/loop.h"
 #include "aio/sock.h"
+#include "aio/timer.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -26,26 +27,38 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { SIZE = 1 << 20, WITH_TLS = 4, READ_MAX = 70000 };
+enum { SIZE = 1 << 20, WITH_TLS = 4, READ_MAX = 2048, PATIENCE_NS = 20 * 1000 * 1000 };
 
-#define GREETING "NBDMAGICIHAVEOPT\0\3"
+#define EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
+
+/* What a good handshake answers to each option. */
 #define REPLY(option, kind, len) "\0\3\xe8\x89\4\x55\x65\xa9\0\0\0" option kind "\0\0\0" len
 #define ACK(option) REPLY(option, "\0\0\0\1", "\0")
-#define UNSUP(option) REPLY(option, "\x80\0\0\1", "\0")
-#define META REPLY("\x0a", "\0\0\0\4", "\x13") "\0\0\0\1" "base:allocation" ACK("\x0a")
-#define GO REPLY("\7", "\0\0\0\3", "\x0c") "\0\0" "\0\0\0\0\0\x10\0\0" "\1\x6d" ACK("\7")
-#define HANDSHAKE(replies) { (const uint8_t *)(replies), sizeof(replies) - 1 }
+#define BYTES(replies) { (const uint8_t *)(replies), sizeof(replies) - 1 }
 
-static const struct handshake {
+enum { STARTTLS = 5, GO = 7, STRUCTURED = 8, SET_META = 10, EXTENDED = 11, OPTIONS };
+
+static const struct bytes {
 	const uint8_t *data;
 	size_t len;
-} handshakes[] = {
-	{ NULL, 0 },
-	HANDSHAKE(UNSUP("\x0b") UNSUP("\x08") GO),
-	HANDSHAKE(UNSUP("\x0b") ACK("\x08") META GO),
-	HANDSHAKE(ACK("\x0b") META GO),
+} greeting = BYTES("NBDMAGICIHAVEOPT\0\3"),
+  replies[OPTIONS] = {
+	[STARTTLS] = BYTES(ACK("\5")),
+	[GO] = BYTES(REPLY("\7", "\0\0\0\3", "\x0c") "\0\0" "\0\0\0\0\0\x10\0\0" "\1\x6d"
+		     ACK("\7")),
+	[STRUCTURED] = BYTES(ACK("\x08")),
+	[SET_META] = BYTES(REPLY("\x0a", "\0\0\0\4", "\x13") "\0\0\0\1" "base:allocation"
+			   ACK("\x0a")),
+	[EXTENDED] = BYTES(ACK("\x0b")),
 };
-static const uint8_t greeting[] = GREETING, tls_ack[] = ACK("\5");
+
+/* Which of them: none, and no greeting; with replies of each kind. */
+static const unsigned known[] = {
+	0,
+	1 << STARTTLS | 1 << GO,
+	1 << STARTTLS | 1 << GO | 1 << STRUCTURED | 1 << SET_META,
+	1 << STARTTLS | 1 << GO | 1 << EXTENDED | 1 << SET_META,
+};
 
 struct server {
 	struct sock *sock;
@@ -56,30 +69,47 @@ struct server {
 
 /* ---- the server ---- */
 
-static size_t
-request_size(unsigned handshake)
+static int
+answer_option(struct server *s, const uint8_t *head)
 {
-	return handshake == 3 ? 32 : 28;
+	uint8_t skip[64], unknown[] = REPLY("?", "\x80\0\0\1", "\0");
+	size_t len = get_be32(head + 12);
+	unsigned option = head[11];
+	int r = len <= sizeof(skip) ? sock_recv_full(s->sock, skip, len) : -EPROTO;
+
+	if (r < 0)
+		return r;
+	if (option < OPTIONS && known[s->choice % ARRAY_SIZE(known)] & 1u << option)
+		return sock_send(s->sock, replies[option].data, replies[option].len);
+	unknown[11] = head[11];
+	return sock_send(s->sock, unknown, sizeof(unknown) - 1);
 }
 
-/* The cookie of the next request. */
+/* Who waits for the rest of a reply would do so for ever. */
 static int
-next_request(struct server *s, unsigned handshake, uint8_t *cookie)
+next_head(struct server *s, uint8_t *head)
 {
-	const uint8_t option[] = "IHAVEOPT";
-	uint8_t head[32], skip[64];
-	int r = sock_recv_full(s->sock, head, 16);
+	int r = sock_wait(s->sock, SOCK_READ, clock_ns() + PATIENCE_NS);
 
-	/* Options were answered before they came. */
-	while (r >= 0 && !memcmp(head, option, 8)) {
-		size_t len = get_be32(head + 12);
+	return r < 0 ? r : sock_recv_full(s->sock, head, 16);
+}
 
-		r = len <= sizeof(skip) ? sock_recv_full(s->sock, skip, len) : -EPROTO;
+/* What comes next, options apart: the cookie of a request. */
+static int
+next_request(struct server *s, uint8_t *cookie)
+{
+	uint8_t head[32] = { 0 };
+	int r = next_head(s, head);
+	size_t rest;
+
+	while (r >= 0 && !memcmp(head, "IHAVEOPT", 8)) {
+		r = answer_option(s, head);
 		if (r >= 0)
-			r = sock_recv_full(s->sock, head, 16);
+			r = next_head(s, head);
 	}
+	rest = get_be32(head) == EXTENDED_REQUEST_MAGIC ? 16 : 12;
 	if (r >= 0)
-		r = sock_recv_full(s->sock, head + 16, request_size(handshake) - 16);
+		r = sock_recv_full(s->sock, head + 16, rest);
 	memcpy(cookie, head + 8, 8);
 	return r;
 }
@@ -87,7 +117,7 @@ next_request(struct server *s, unsigned handshake, uint8_t *cookie)
 static int
 answer(struct server *s, const uint8_t *cookie)
 {
-	uint8_t piece[65536];
+	static uint8_t piece[65536];
 	size_t len = s->size < 2 ? 0 : min_u64(get_be16(s->data), s->size - 2);
 
 	if (s->size < 2)
@@ -103,22 +133,16 @@ answer(struct server *s, const uint8_t *cookie)
 static int
 serve(struct server *s)
 {
-	unsigned which = s->choice % ARRAY_SIZE(handshakes);
-	const struct handshake *h = &handshakes[which];
 	uint8_t flags[4], cookie[8];
 	int r;
 
-	if (!h->len)
+	if (!known[s->choice % ARRAY_SIZE(known)])
 		return sock_send(s->sock, s->data, s->size);
-	r = sock_send(s->sock, greeting, sizeof(greeting) - 1);
-	if (r >= 0 && s->choice & WITH_TLS)
-		r = sock_send(s->sock, tls_ack, sizeof(tls_ack) - 1);
-	if (r >= 0)
-		r = sock_send(s->sock, h->data, h->len);
+	r = sock_send(s->sock, greeting.data, greeting.len);
 	if (r >= 0)
 		r = sock_recv_full(s->sock, flags, sizeof(flags));
 	while (r >= 0) {
-		r = next_request(s, which, cookie);
+		r = next_request(s, cookie);
 		if (r >= 0)
 			r = answer(s, cookie);
 	}

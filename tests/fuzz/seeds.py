@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """seeds.py FOLDER: small sound images for the fuzz targets of formats to start from,
-one folder for each target, made by QEMU's tools."""
+one folder for each target, made by QEMU's tools; and sound replies of a server."""
 import os
 import shutil
+import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
@@ -123,7 +124,40 @@ def judge(folder):
         os.truncate(path, 32 << 10)
 
 
+# ---- what an NBD server sends ----
+
+def chunk(kind, payload, done=1):
+    return struct.pack('>IHHQI', 0x668e33ef, done, kind, 0, len(payload)) + payload
+
+
+def nbd_client(folder):
+    """Replies to a read of 2048 bytes at 4096, a status, a read of the last block."""
+    size, last = 1 << 20, (1 << 20) - 512
+    simple = struct.pack('>IIQ', 0x67446698, 0, 0)
+    data = chunk(1, struct.pack('>Q', 4096) + b'x' * 2048)
+    end = chunk(1, struct.pack('>Q', last) + b'x' * 512)
+    status = chunk(5, struct.pack('>5I', 1, 65536, 0, size - 65536, 3))
+    halves = [chunk(1, struct.pack('>Q', 4096 + at) + b'x' * 1024, done)
+              for at, done in ((1024, 0), (0, 1))]
+    hole = chunk(2, struct.pack('>QI', 4096, 2048))
+    error = chunk(0x8001, struct.pack('>IH', 5, 4) + b'text')
+    at = chunk(0x8002, struct.pack('>IHQ', 5, 0, 4096))
+    for name, kind, pieces in (
+            ('simple', 1, [simple + b'x' * 2048, simple + b'x' * 512]),
+            ('data', 2, [data, status, end, status]),
+            ('halves', 2, [b''.join(halves), status, end, status]),
+            ('hole', 2, [hole, status, end, status]),
+            ('errors', 2, [error, error, at, status])):
+        for tls in (0, 4):
+            with open(os.path.join(folder, f'{name}-{tls}'), 'wb') as f:
+                f.write(bytes([kind | tls]) + b''.join(
+                    struct.pack('>H', len(piece)) + piece for piece in pieces))
+
+
 def main():
+    folder = os.path.join(sys.argv[1], 'fuzz_nbd_client')
+    os.makedirs(folder, exist_ok=True)
+    nbd_client(folder)
     for make in (qcow2, qcow, luks, rescue, key, judge):
         folder = os.path.join(sys.argv[1], 'fuzz_' + make.__name__)
         os.makedirs(folder, exist_ok=True)
