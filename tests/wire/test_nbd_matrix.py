@@ -259,6 +259,41 @@ def test_too_long_an_export_name_ends_the_connection(path, length):
     assert_serves(path)
 
 
+def test_nobody_is_told_to_use_tls_where_there_is_none(path):
+    data = (b'', b'none', nbd.go_data('none'), nbd.go_data('rw'), nbd.meta_data('none', 'base:'))
+    for option in (0, *range(3, 7), *range(8, 13), 99):
+        for payload in data:
+            with Conn(path) as c:
+                assert all(kind != nbd.ERR_TLS_REQD for kind, _ in c.option(option, payload))
+
+
+HAS_FLAGS, READ_ONLY, TRIM, ZEROES, SEND_DF, FAST, STATUS_PAYLOAD = (
+    1 << bit for bit in (0, 1, 5, 6, 7, 11, 12))
+KNOWN_FLAGS = 0x1def
+
+
+@pytest.mark.parametrize('name', ['rw', 'ro'])
+@pytest.mark.parametrize('mode', MODES)
+def test_transmission_flags_fit_together(path, mode, name):
+    for meta in (None, ('base:allocation',), ('base:none',)):
+        if meta and mode == 'simple':
+            continue
+        with enter(path, mode, name, meta) as c:
+            flags = c.transmission
+        assert flags & HAS_FLAGS and not flags & ~KNOWN_FLAGS
+        assert bool(flags & READ_ONLY) == (name == 'ro')
+        assert bool(flags & SEND_DF) == (mode != 'simple')
+        assert bool(flags & FAST) == bool(flags & ZEROES) == bool(flags & TRIM) == (name == 'rw')
+        assert bool(flags & STATUS_PAYLOAD) == (mode == 'extended' and meta == ('base:allocation',))
+        if mode == 'extended':
+            continue
+        with Conn(path) as c:
+            if mode == 'structured':
+                c.option(nbd.OPT_STRUCTURED)
+            c.option_send(nbd.OPT_EXPORT_NAME, name.encode())
+            assert struct.unpack('>QH', c.recv(10)) == (SIZE, flags)
+
+
 # ---- requests ----
 
 LEGAL = {       # the flags of each command, but FUA, which all have
@@ -308,6 +343,46 @@ def test_a_payload_that_nobody_wants_is_skipped(path):
                 assert ask(c, mode, kind, 0, length, nbd.PAYLOAD_LEN, forged[:length]) == nbd.EINVAL
         c.request(nbd.READ, 0, 512)
         assert c.chunks()[0][0] == nbd.CHUNK_DATA
+
+
+def test_too_long_a_payload_that_nobody_wants_ends_the_connection(path):
+    for kind in (nbd.READ, nbd.FLUSH, nbd.TRIM, nbd.BLOCK_STATUS, 99):
+        for length in (32 * MIB + 1, 1 << 32, (1 << 64) - 1):
+            with enter(path, 'extended') as c:
+                c.request(kind, 0, length, nbd.PAYLOAD_LEN)
+                (chunk, payload), = c.chunks()
+                assert (chunk, payload[:4]) == (nbd.CHUNK_ERROR, b'\0\0\0\x16')
+                assert c.closed()
+    assert_serves(path)
+
+
+STATUS_PAYLOADS = {
+    'nothing': b'', 'no ids': nbd.status_data(4096), 'half an effect length': bytes(4),
+    'half an id': nbd.status_data(4096, 0)[:-1], 'an id and a half': nbd.status_data(4096, 0) + b'xx',
+    'an unknown id': nbd.status_data(4096, 2), 'a known and an unknown id': nbd.status_data(4096, 0, 77),
+    'ids beyond any': nbd.status_data(4096, 64, 0xffffffff), 'an id twice': nbd.status_data(4096, 0, 1, 0),
+    'ids without end': nbd.status_data(4096, *range(500)), 'far too much': bytes(MIB),
+    'an effect of nothing': nbd.status_data(0, 0), 'beyond the end': nbd.status_data(SIZE + 1, 0),
+    'round the end': nbd.status_data((1 << 64) - 1, 0),
+}
+
+
+def test_block_status_with_a_payload_that_is_wrong_is_refused(path):
+    with enter(path, 'extended') as c:
+        for name, data in STATUS_PAYLOADS.items():
+            for offset in (0, 4096):
+                flags = nbd.PAYLOAD_LEN | nbd.REQ_ONE
+                assert ask(c, 'extended', nbd.BLOCK_STATUS, offset, len(data), flags,
+                           data) == nbd.EINVAL, name
+        # The connection has not lost its place.
+        good = nbd.status_data(4096, 1, 0)
+        c.request(nbd.BLOCK_STATUS, 0, len(good), nbd.PAYLOAD_LEN, data=good)
+        assert len(c.chunks()) == 2
+    # Without contexts there are none to limit.
+    with enter(path, 'extended', meta=None) as c:
+        data = nbd.status_data(4096, 0)
+        assert ask(c, 'extended', nbd.BLOCK_STATUS, 0, len(data), nbd.PAYLOAD_LEN,
+                   data) == nbd.EINVAL
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -407,6 +482,41 @@ def test_extents_are_as_the_text_wants_them(path, mode):
                 assert not one or (len(extents) == 1 and extents[0][0] <= length)
                 assert sum(n for n, _ in extents[:-1]) < length
                 assert all(a[1] != b[1] for a, b in zip(extents, extents[1:]))
+
+
+MAGIC = {'simple': nbd.SIMPLE_MAGIC, 'structured': nbd.STRUCTURED_MAGIC,
+         'extended': nbd.EXTENDED_MAGIC}
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_replies_are_of_the_form_agreed_on(path, mode):
+    """A read that fails too, whatever is wrong with it."""
+    with enter(path, mode) as c:
+        for kind, offset, length, flags in (
+                (nbd.READ, 4096, 512, 0), (nbd.READ, SIZE, 512, 0), (nbd.READ, 5, 0, 0),
+                (nbd.READ, 4096, 512, 1 << 15), (nbd.READ, 4096, 33 * MIB, 0),
+                (nbd.READ, 1 << 63, 1 << 31, nbd.DF), (nbd.FLUSH, 0, 0, 0),
+                (nbd.TRIM, 8192, 512, 0), (nbd.TRIM, 1 << 63, 512, 0), (99, 12345, 1, 0),
+                (nbd.BLOCK_STATUS, 512, 0, 0), (nbd.BLOCK_STATUS, 512, 512, 1 << 15)):
+            c.request(kind, offset, length, flags, cookie=0x0123456789abcdef)
+            head = c.recv(16)
+            magic, middle, cookie = struct.unpack('>IIQ', head)
+            assert cookie == 0x0123456789abcdef
+            # What has no data may be simple where replies are structured.
+            if magic == nbd.SIMPLE_MAGIC:
+                assert mode == 'simple' or (mode == 'structured' and kind != nbd.READ)
+                c.recv(length if mode == 'simple' and kind == nbd.READ and not middle else 0)
+                continue
+            assert magic == MAGIC[mode] != nbd.SIMPLE_MAGIC
+            assert middle >> 16 == 1        # all of it in one chunk
+            if mode == 'extended':
+                assert struct.unpack('>Q', c.recv(8))[0] == offset
+            rest = struct.unpack('>Q', c.recv(8))[0] if mode == 'extended' else (
+                struct.unpack('>I', c.recv(4))[0])
+            payload = c.recv(rest)
+            if middle & 0x8000:
+                error, n = struct.unpack('>IH', payload[:6])
+                assert error and n == rest - 6
 
 
 def test_error_texts_are_short(path):

@@ -403,6 +403,24 @@ def test_vsock(daemon):
     assert daemon.cmd('x-quoin-nbd-server-del', id='v') == {}
 
 
+def test_vsock_carries_data(daemon, tmp):
+    """Both sides of ours, where this machine can connect to itself."""
+    port = str(20000 + os.getpid() % 20000)
+    at = {'type': 'vsock', 'cid': '1', 'port': port}
+    if 'error' in (reply := daemon.ask('x-quoin-nbd-server-add', {'id': 'v', 'addr': at})):
+        pytest.skip('no vsock loopback here: ' + reply['error']['desc'])
+    export(daemon, 'e', 'v', writable=True)
+    daemon.cmd('blockdev-add', {'driver': 'nbd', 'node-name': 'far', 'server': at, 'export': 'e'})
+    add(daemon, 'one', **unix(tmp / 'one'))
+    export(daemon, 'f', 'one', node='far', writable=True)
+    with connect(tmp / 'one', 'f') as c:
+        c.request(nbd.WRITE, 4096, 5, data=b'hello')
+        assert c.simple()[0] == 0
+        c.request(nbd.READ, 4096, 5)
+        assert c.simple(5)[2] == b'hello'
+    assert clients(daemon, 'e')[0]['address']['cid'] == '1'
+
+
 def test_half_open_clients_do_not_outlive_their_server(daemon, tmp):
     """CVE-2024-7409: they once did, and found it gone."""
     for i in range(5):
