@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/options.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -167,6 +170,27 @@ parse_io_loops(struct options *opts, const char *arg)
 	return -1;
 }
 
+/* The folder is looked for when an image names a file, then maybe from another
+ * working directory, which --daemonize leaves. */
+static int
+parse_image_dir(struct options *opts, const char *arg)
+{
+	CLEANUP(cleanup_free) char *here = *arg == '/' ? NULL : getcwd(NULL, 0);
+	struct stat st;
+	char *path;
+
+	if ((*arg != '/' && !here) ||
+	    asprintf(&path, "%s%s%s", here ? here : "", here ? "/" : "", arg) < 0) {
+		log_line(LOG_LEVEL_ERROR, "--image-dir %s: %s", arg, strerror(errno));
+		return EXIT_FAILURE;
+	}
+	opts->image_dirs[opts->n_image_dirs++] = path;
+	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+		log_line(LOG_LEVEL_WARNING, "--image-dir %s: there is no such folder; until there "
+			 "is, images can name no file in it", arg);
+	return -1;
+}
+
 static int
 parse_one(struct options *opts, int c)
 {
@@ -189,8 +213,7 @@ parse_one(struct options *opts, int c)
 		opts->no_uring = true;
 		return -1;
 	case OPT_IMAGE_DIR:
-		opts->image_dirs[opts->n_image_dirs++] = optarg;
-		return -1;
+		return parse_image_dir(opts, optarg);
 	case OPT_NO_FOLLOW:
 		opts->no_follow = true;
 		return -1;
@@ -250,7 +273,7 @@ set_policy(const struct options *opts)
 
 	policy = open_policy_default;
 	policy.follow_images = !opts->no_follow;
-	policy.image_dirs = opts->n_image_dirs ? opts->image_dirs : NULL;
+	policy.image_dirs = opts->n_image_dirs ? (const char *const *)opts->image_dirs : NULL;
 	cmd_block_set_policy(&policy);
 }
 
@@ -282,6 +305,8 @@ void
 options_done(struct options *opts)
 {
 	free(opts->steps);
+	for (int i = 0; i < opts->n_image_dirs; i++)
+		free(opts->image_dirs[i]);
 	free(opts->image_dirs);
 	*opts = (struct options){ 0 };
 }

@@ -20,13 +20,13 @@ struct options {
 	unsigned io_loops;		/* 0: by the machine */
 	bool no_uring;
 	bool no_follow;			/* open nothing that an image names */
-	const char **image_dirs;	/* what images name lies there; empty: anywhere */
+	char **image_dirs;		/* absolute; what images name lies there; empty: anywhere */
 	int n_image_dirs;
 	struct option_step *steps;
 	int n_steps;
 };
 
-/* Fill opts from the command line; strings are borrowed from argv.  Returns -1
+/* Fill opts from the command line; other strings are borrowed from argv.  Returns -1
  * to go on, else the status to exit with at once, everything being said. */
 int options_parse(struct options *opts, int argc, char **argv);
 

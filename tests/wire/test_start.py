@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+import images
 import quoin
 
 
@@ -201,6 +202,23 @@ def test_relative_paths_are_removed_from_where_they_were(run, tmp):
     quoin.select.select([daemon], [], [], quoin.LIMIT)
     os.close(daemon)
     assert [p.name for p in tmp.iterdir() if not p.name.startswith('sanitizer')] == []
+
+
+def test_a_relative_image_dir_is_one_of_the_folder_of_the_start(run, tmp):
+    (tmp / 'images').mkdir()
+    images.raw(tmp / 'images/base.raw', bytes(65536))
+    images.qcow2(tmp / 'images/top.qcow2', 65536, ('base.raw', 'raw'))
+    r = run(quoin.QUOIND, '--qmp', 'q.sock', '--pidfile', 'pid', '--daemonize', cwd=tmp, check=True,
+            *('--image-dir', 'images', '--image-dir', 'nothing'))
+    assert r.err == ('quoind: warning: --image-dir nothing: there is no such folder; until there '
+                     'is, images can name no file in it\n')
+    daemon = os.pidfd_open(int((tmp / 'pid').read_text()))
+    client = quoin.Qmp(tmp / 'q.sock')
+    client.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'top', 'file': {
+        'driver': 'file', 'filename': str(tmp / 'images/top.qcow2')}})
+    client.cmd('quit')
+    quoin.select.select([daemon], [], [], quoin.LIMIT)
+    os.close(daemon)
 
 
 def test_a_socket_that_is_not_ours_any_more_stays(start, tmp):
