@@ -274,6 +274,9 @@ GO_LIES = {
 # These may be had; a disk that is taken for one works, or says that it does not.
 GO_ODD = {
     'a size of 0': info(export_info(0)),
+    'a byte less than 8 EiB': info(export_info((1 << 63) - 1)),
+    '64 KiB less than 8 EiB, in such blocks': info(blocks(65536, 65536, MIB),
+                                                   export_info((1 << 63) - 65536)),
     'no flags': info(export_info(MIB, 0)),
     'all flags': info(export_info(MIB, 0xffff)),
     'blocks of 3 bytes': info(blocks(3, 4096, MIB), export_info()),
