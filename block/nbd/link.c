@@ -234,7 +234,8 @@ is_same_export(const struct nbd_client_export *a, const struct nbd_client_export
 	       a->zero >= b->zero && a->fast_zero >= b->fast_zero && a->status >= b->status;
 }
 
-/* What was learnt at open must be true of every connection. */
+/* What was learnt at open must be true of every connection, and that a flush on one
+ * covers the others of each that is one of many. */
 static int
 dial(struct nbd_link *l)
 {
@@ -245,7 +246,7 @@ dial(struct nbd_link *l)
 
 	if (r < 0)
 		return r;
-	if (is_same_export(&export, &l->client->export))
+	if (is_same_export(&export, &l->client->export) && (export.multi || l->client->n_links == 1))
 		return 0;
 	nbd_dial_undo(&l->line);
 	return -ESTALE;

@@ -380,6 +380,23 @@ def test_an_export_that_changed_meanwhile_is_not_taken(start, tmp):
     d.stop()
 
 
+@pytest.mark.skipif(os.cpu_count() == 1, reason='one loop has one connection')
+def test_a_server_that_takes_back_what_many_connections_rely_on_is_not_taken(start, tmp):
+    """A flush on one would not cover what was written on the others."""
+    flags = nbdserver.HAS_FLAGS | nbdserver.SEND_FLUSH
+    d = start()
+    with nbdserver.Server(tmp / 's.sock', b'q' * MIB, flags=flags | nbdserver.MULTI) as s:
+        add(d, s.path)
+        own = served(d, tmp)
+        with nbdraw.connect(own, 'e') as c:
+            for offered, error in ((flags, nbdraw.EIO), (flags | nbdserver.MULTI, 0)):
+                s.flags = offered
+                s.drop()
+                c.request(nbdraw.READ, 0, 4096)
+                assert c.simple(4096)[0] == error
+    d.stop(status=None)
+
+
 @pytest.mark.io
 def test_a_connection_that_was_given(start, tmp):
     """Serves as long as it lasts; then nobody can connect again."""

@@ -392,6 +392,11 @@ def test_junk_in_place_of_a_handshake(start, tmp, certs):
     # An alert, an application's record, one that is too long, an empty one.
     lines += [[*begin, (5, b'\x15\3\3\0\2\2\x28')], [*begin, (5, b'\x17\3\3\0\4abcd')],
               [*begin, (5, b'\x16\3\3\xff\xff' + bytes(65535))], [*begin, (5, b'\x16\3\3\0\0' * 999)]]
+    # Plain replies that come with the word that TLS may begin.
+    forged = nbdserver.option_reply(nbdraw.OPT_STRUCTURED, nbdraw.REP_ACK) + nbdserver.option_reply(
+        nbdraw.OPT_GO, nbdraw.REP_INFO, struct.pack('>HQH', 0, MIB, 1)) + nbdserver.option_reply(
+            nbdraw.OPT_GO, nbdraw.REP_ACK)
+    lines += [[begin[0], (20, ACK + forged)], [begin[0], (20, ACK + forged[20:])]]
     with Liar(tmp / 'liar.sock', *lines) as s:
         for _ in lines:
             fails(d, '', unix(s.path))

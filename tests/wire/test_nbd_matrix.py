@@ -441,16 +441,16 @@ def test_chunks_cover_a_read_once_and_hold_what_is_there(path, disk, mode):
         for offset, length in ranges:
             for flags in (0, nbd.DF):
                 c.request(nbd.READ, offset, length, flags)
-                covered, chunks = bytearray(length), c.chunks()
-                seen = 0
+                covered, came, chunks = bytearray(length), bytearray(length), c.chunks()
                 for kind, payload in chunks:
                     at = struct.unpack('>Q', payload[:8])[0] - offset
                     data = payload[8:] if kind == nbd.CHUNK_DATA else bytes(
                         struct.unpack('>I', payload[8:])[0])
                     assert data and at >= 0 and at + len(data) <= length
                     covered[at:at + len(data)] = data
-                    seen += len(data)
-                assert seen == length and covered == content[offset:offset + length]
+                    assert not came.count(1, at, at + len(data))
+                    came[at:at + len(data)] = b'\1' * len(data)
+                assert came.count(1) == length and covered == content[offset:offset + length]
                 assert len(chunks) == 1 or not flags
                 assert flags == 0 or chunks[0][0] == nbd.CHUNK_DATA
 
