@@ -113,20 +113,28 @@ take_tls(struct nbd_client *c, const struct BlockdevOptionsNbd *o, struct error 
 	return 0;
 }
 
-/* Tried again for open-timeout seconds, where that is set. */
+/* Tried again for open-timeout seconds, where that is set; no attempt takes longer. */
 static int
 dial(struct nbd_client *c, const struct BlockdevOptionsNbd *o, struct nbd_line *ret,
      struct error **errp)
 {
-	int64_t start = clock_ns(), until = start + (o->has_open_timeout ? o->open_timeout * SECOND : 0);
+	int64_t patience = o->has_open_timeout ? o->open_timeout * SECOND : 0;
+	int64_t until = clock_ns() + patience;
 
 	for (;;) {
 		int64_t deadline = clock_ns() + NBD_DIAL_NS;
 		struct error *err = NULL;
-		int r = nbd_dial(c, deadline, ret, &c->export, &err);
+		int r;
 
+		if (patience && deadline > until)
+			deadline = until;
+		r = nbd_dial(c, deadline, ret, &c->export, &err);
 		if (!r)
 			return 0;
+		if (r == -ETIMEDOUT && deadline == until) {
+			error_free(err);
+			return error_set(errp, "Connection attempt cancelled by timeout");
+		}
 		if (r == -ECANCELED || clock_ns() + DIAL_PAUSE_NS > until ||
 		    co_sleep(DIAL_PAUSE_NS) < 0) {
 			error_propagate(errp, err);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver nbd beside QEMU's: texts, and what is shown."""
+import socket
 import subprocess
 import time
 
@@ -45,6 +46,15 @@ def test_texts_of_what_cannot_be_opened(pair, kits):
         assert 'error' in pair.ask('blockdev-add', o)
     pair.ask('blockdev-add', options(kits('rw'), x_dirty_bitmap='qemu:dirty-bitmap:none'),
              differ='QEMU loses its own text and says "Invalid argument"')
+
+
+def test_the_text_of_a_server_that_does_not_greet_in_time(pair, tmp):
+    silent = socket.socket(socket.AF_UNIX)
+    silent.bind(str(tmp / 'silent'))
+    silent.listen()
+    assert 'error' in pair.ask('blockdev-add', options(
+        {'type': 'unix', 'path': str(tmp / 'silent')}, open_timeout=1))
+    silent.close()
 
 
 def test_what_is_shown(pair, kits):

@@ -446,6 +446,18 @@ def wait_for(fn):
         os.sched_yield()
 
 
+def test_open_timeout_is_the_limit_of_a_silent_handshake_too(start, tmp):
+    d = start()
+    with Deaf(tmp / 's.sock') as s:
+        s.connections = 1       # not even the first one is greeted
+        begin = time.monotonic()
+        reply = d.ask('blockdev-add', {'driver': 'nbd', 'node-name': 'n', 'server': unix(s.path),
+                                       'open-timeout': 1})
+        assert reply['error']['desc'] == 'Connection attempt cancelled by timeout'
+        assert 1 <= time.monotonic() - begin < 6 * quoin.SLOW
+    d.stop()
+
+
 # ---- a server that says nothing ----
 
 def silent_backup(d, s, tmp, source, target):
