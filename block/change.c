@@ -160,13 +160,37 @@ has_to_wait(const struct change *c)
 	return false;
 }
 
+static void
+commit_steps(struct change *c)
+{
+	struct change_step *s;
+
+	LIST_FOREACH(s, &c->steps, link)
+		if (s->ops->commit)
+			s->ops->commit(s);
+}
+
+static void
+finish_steps(struct change *c, bool committed)
+{
+	struct change_step *s, *tmp;
+
+	LIST_FOREACH_SAFE(s, tmp, &c->steps, link) {
+		list_remove(&s->link);
+		s->ops->done(s, committed);
+	}
+	c->touched_count = 0;
+}
+
 void
 change_work(struct change *c)
 {
-	assert(c->locked && list_empty(&c->steps));
+	assert(c->locked);
+	commit_steps(c);
 	list_append(&working, &c->in_working);
 	c->locked = false;
 	co_mutex_unlock(&change_lock);
+	finish_steps(c, true);
 }
 
 static void
@@ -179,12 +203,24 @@ end_work(struct change *c)
 }
 
 void
+change_resume(struct change *c)
+{
+	assert(!c->locked);
+	co_mutex_lock(&change_lock);
+	c->locked = true;
+	end_work(c);
+}
+
+void
 change_wait_all(void)
 {
-	co_mutex_lock(&change_lock);
-	co_mutex_unlock(&change_lock);
-	while (!list_empty(&working))
+	for (;;) {
+		co_mutex_lock(&change_lock);
+		co_mutex_unlock(&change_lock);
+		if (list_empty(&working))
+			return;
 		co_queue_wait(&work_ends, NULL);
+	}
 }
 
 /* ---- beginning and ending ---- */
@@ -245,13 +281,11 @@ change_begin_joining(struct change *c, struct node *const *nodes, size_t count,
 int
 change_end(struct change *c, int result)
 {
-	struct change_step *s, *tmp;
+	struct change_step *s;
 	struct hold *h, *next_hold;
 
 	if (result == 0) {
-		LIST_FOREACH(s, &c->steps, link)
-			if (s->ops->commit)
-				s->ops->commit(s);
+		commit_steps(c);
 	} else {
 		for (struct list *l = c->steps.prev; l != &c->steps; l = l->prev) {
 			s = LIST_ENTRY(l, struct change_step, link);
@@ -263,8 +297,7 @@ change_end(struct change *c, int result)
 		co_mutex_unlock(&change_lock);
 	end_work(c);
 	resume_all(c);
-	LIST_FOREACH_SAFE(s, tmp, &c->steps, link)
-		s->ops->done(s, result == 0);
+	finish_steps(c, result == 0);
 	LIST_FOREACH_SAFE(h, next_hold, &c->held, link) {
 		node_unref(h->node);
 		free(h);

@@ -14,8 +14,8 @@
  * graph that permissions have not been computed for, except while a step's
  * prepare waits for a disk.
  *
- * What changes no edge, but wants a node for itself while it works on its disk, does
- * so without the lock: change_work().
+ * What wants a node for itself while it works on its disk does so without the lock,
+ * before its steps, behind them, or without any: change_work().
  *
  * Context    coroutine on loop 0; not within a request.
  * Ownership  steps take the references that the new graph needs and drop those of
@@ -70,10 +70,12 @@ int change_begin(struct change *c, struct node *const *nodes, size_t count,
 int change_begin_joining(struct change *c, struct node *const *nodes, size_t count,
 			 struct node *const *joined, size_t joined_count,
 			 struct error **errp);
-/* Instead of steps: let go of the lock for what follows until change_end().  The
- * roots stay stopped.  Other changes go on, but those of these nodes, above them or
- * below them, and new users there, wait for the end. */
+/* Let go of the lock for what follows, until change_resume() or change_end(); steps so
+ * far are committed.  The roots stay stopped.  Other changes go on, but those of these
+ * nodes, above them or below them, and new users there, wait. */
 void change_work(struct change *c);
+/* The lock again, for more steps. */
+void change_resume(struct change *c);
 int change_end(struct change *c, int result);	/* returns result */
 
 /* Wait until no change is under way; the last ones' nodes may still be closing. */

@@ -130,7 +130,9 @@ struct driver {
 	void (*perm_abort)(struct node *n);
 
 	/* Switch between read-only and read-write (header fields such as dirty bits
-	 * or autoclear flags change here).  Optional. */
+	 * or autoclear flags change here).  A format writes what it has to while the
+	 * node is writable: so it hears of the end before, of the start after the node's
+	 * flag changes.  Optional. */
 	int (*set_read_only)(struct node *n, bool read_only, struct error **errp);
 	/* Write the backing file's name and format into the header. Optional. */
 	int (*change_backing)(struct node *n, const char *file, const char *fmt,

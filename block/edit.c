@@ -115,6 +115,12 @@ node_change_backing_file(struct node *n, const char *file, const char *fmt,
 
 /* ---- read-only and back ---- */
 
+/* A change of two halves: the nodes are switched, files with them, and permissions
+ * computed, with the lock held; and the formats are told, who may have much to write
+ * (tables and bitmaps) or to repair, without it.  A format writes by a file that is
+ * writable, so it is told before the switch to reading, and behind the switch to
+ * writing.  Nobody is under way above n meanwhile. */
+
 /* Undoes what one node's switch has done. */
 struct mode_step {
 	struct change_step step;
@@ -153,10 +159,9 @@ static const struct change_ops mode_ops = {
 	.done = mode_done,
 };
 
-/* Switch the flag, and the driver as well if it is the right moment. */
+/* Switch the flag, and the driver of a file as well. */
 static int
-switch_node(struct change *c, struct node *n, bool read_only, bool with_driver,
-	    struct error **errp)
+switch_node(struct change *c, struct node *n, bool read_only, struct error **errp)
 {
 	struct mode_step *m = malloc(sizeof(*m));
 
@@ -171,7 +176,7 @@ switch_node(struct change *c, struct node *n, bool read_only, bool with_driver,
 	n->read_only = read_only;
 	n->turning = true;
 	change_add(c, &m->step);
-	if (!with_driver || !n->driver->set_read_only)
+	if (!node_is_protocol(n) || !n->driver->set_read_only)
 		return 0;
 	if (n->driver->set_read_only(n, read_only, errp) < 0)
 		return -1;
@@ -191,19 +196,15 @@ is_own(const struct node *n, const struct edge *e)
 
 static int switch_own(struct change *c, struct node *n, bool read_only, struct error **errp);
 
-/* Downwards in one order or the other: a format writes its header through a file
- * that is writable, so the file is switched first on the way to writing, last on
- * the way back. */
+/* The file first on the way to writing, last on the way back. */
 static int
 switch_tree(struct change *c, struct node *n, bool read_only, struct error **errp)
 {
-	bool storage = node_is_protocol(n);
-
 	if (n->read_only == read_only)
 		return 0;
 	if (!read_only && switch_own(c, n, false, errp) < 0)
 		return -1;
-	if (switch_node(c, n, read_only, read_only || storage, errp) < 0)
+	if (switch_node(c, n, read_only, errp) < 0)
 		return -1;
 	return read_only ? switch_own(c, n, true, errp) : 0;
 }
@@ -219,36 +220,101 @@ switch_own(struct change *c, struct node *n, bool read_only, struct error **errp
 	return 0;
 }
 
-/* On the way to writing the formats follow once permissions allow them to. */
-static int
-tell_formats(struct node *n, struct error **errp)
-{
-	struct edge *e;
+static int tell_formats(struct node *n, bool read_only, struct error **errp);
 
-	LIST_FOREACH(e, &n->edges, in_parent)
-		if (is_own(n, e) && tell_formats(e->child, errp) < 0)
-			return -1;
-	if (node_is_protocol(n) || !n->driver->set_read_only)
+/* n's own children, all or none. */
+static int
+tell_own(struct node *n, bool read_only, struct error **errp)
+{
+	struct edge *e, *failed = NULL;
+
+	LIST_FOREACH(e, &n->edges, in_parent) {
+		if (is_own(n, e) && tell_formats(e->child, read_only, errp) < 0) {
+			failed = e;
+			break;
+		}
+	}
+	if (!failed)
 		return 0;
-	return n->driver->set_read_only(n, false, errp);
+	LIST_FOREACH(e, &n->edges, in_parent) {
+		if (e == failed)
+			break;
+		if (is_own(n, e))
+			(void)tell_formats(e->child, !read_only, NULL);
+	}
+	return -1;
+}
+
+/* The formats of n and its own storage, all or none: each before what it writes by on
+ * the way to reading, behind it on the way back. */
+static int
+tell_formats(struct node *n, bool read_only, struct error **errp)
+{
+	bool tell = !node_is_protocol(n) && n->driver->set_read_only;
+
+	if (read_only && tell && n->driver->set_read_only(n, true, errp) < 0)
+		return -1;
+	if (tell_own(n, read_only, errp) < 0) {
+		if (read_only && tell)
+			(void)n->driver->set_read_only(n, false, NULL);
+		return -1;
+	}
+	if (!read_only && tell && n->driver->set_read_only(n, false, errp) < 0) {
+		(void)tell_own(n, true, NULL);
+		return -1;
+	}
+	return 0;
+}
+
+static int
+switch_all(struct change *c, struct node *n, bool read_only, struct error **errp)
+{
+	return switch_tree(c, n, read_only, errp) < 0 ? -1 : change_permit(c, errp);
+}
+
+static int
+turn_read_only(struct change *c, struct node *n, struct error **errp)
+{
+	int r;
+
+	change_work(c);
+	r = tell_formats(n, true, errp);
+	change_resume(c);
+	if (!r) {
+		r = switch_all(c, n, true, errp);
+		if (r)
+			(void)tell_formats(n, false, NULL);
+	}
+	return change_end(c, r);
+}
+
+static int
+turn_writable(struct change *c, struct node *n, struct error **errp)
+{
+	int r = switch_all(c, n, false, errp);
+
+	if (r)
+		return change_end(c, r);
+	change_work(c);
+	r = tell_formats(n, false, errp);
+	if (!r)
+		return change_end(c, 0);
+	/* As it was. */
+	change_resume(c);
+	(void)change_end(c, switch_all(c, n, true, NULL));
+	return r;
 }
 
 int
 node_set_read_only(struct node *n, bool read_only, struct error **errp)
 {
 	struct change c;
-	int r;
 
 	if (n->read_only == read_only)
 		return 0;
-	r = change_begin(&c, &n, 1, errp);
-	if (!r)
-		r = switch_tree(&c, n, read_only, errp);
-	if (!r)
-		r = change_permit(&c, errp);
-	if (!r && !read_only)
-		r = tell_formats(n, errp);
-	return change_end(&c, r);
+	if (change_begin(&c, &n, 1, errp) < 0)
+		return change_end(&c, -1);
+	return read_only ? turn_read_only(&c, n, errp) : turn_writable(&c, n, errp);
 }
 
 /* ---- the backing file's name, by command ---- */

@@ -4,6 +4,8 @@
 #include "aio/co.h"
 #include "block/change.h"
 #include "block/io.h"
+#include "block/qcow2/mark.h"
+#include "block/qcow2/qcow2.h"
 #include "block/snapshot.h"
 #include "tests/support/passfilter.h"
 #include "tests/unit/block_test.h"
@@ -290,11 +292,126 @@ an_image_that_hangs_holds_up_no_other_on_its_base_co(void *arg)
 	tear_down(&w);
 }
 
+/* ---- between reading and writing ---- */
+
+/* Waits for its turn, and then finds an image that is not written to any more. */
+static void
+take_another_snapshot_if_writable(struct world *w)
+{
+	MUST_FAIL(node_snapshot_take(w->n, "b", &err), "Device 'overlay' is read only");
+}
+
+static void
+stop_writing(struct world *w)
+{
+	MUST(node_set_read_only(w->n, true, &err));
+}
+
+static void
+start_writing(struct world *w)
+{
+	MUST(node_set_read_only(w->n, false, &err));
+}
+
+/* It has tables to write back. */
+static void
+open_and_write(struct world *w)
+{
+	static const char text[] = "some text";
+
+	w->base_disk = memdisk_new(SIZE);
+	w->base = must_mem(w->base_disk, "base");
+	make_image("disk");
+	MUST(open_overlay("overlay", "disk", &w->n, &err));
+	assert_int_equal(node_pwrite(w->n, 70000, text, sizeof(text)), 0);
+}
+
+static void
+close_and_tear_down(struct world *w, struct node *file)
+{
+	node_unref(w->n);
+	w->n = file;
+	node_unref(w->base);
+	memdisk_free(w->base_disk);
+	tear_down(w);
+}
+
+static void
+an_image_that_hangs_as_writing_ends_holds_up_no_other_co(void *arg)
+{
+	struct world w = { 0 };
+	struct task t[2];
+	struct node *file;
+	char text[10];
+
+	(void)arg;
+	set_up(&w);
+	file = w.n;
+	open_and_write(&w);
+	w.disk->yields = HANGS;
+	begin(&w, &t[0], stop_writing);
+	begin(&w, &t[1], take_another_snapshot_if_writable);
+	change_another(&w);
+	end_all(&w, ARRAY_SIZE(t));
+	assert_true(node_is_read_only(w.n));
+	assert_int_equal(node_pread(w.n, 70000, text, sizeof(text)), 0);
+	assert_string_equal(text, "some text");
+	close_and_tear_down(&w, file);
+}
+
+/* As of an image that is marked dirty: it is repaired as writing begins. */
+static void
+an_image_that_hangs_as_writing_begins_holds_up_no_other_co(void *arg)
+{
+	struct world w = { 0 };
+	struct task t[2];
+	struct node *file;
+
+	(void)arg;
+	set_up(&w);
+	file = w.n;
+	open_and_write(&w);
+	stop_writing(&w);
+	assert_int_equal(qcow2_mark(w.n->state, QCOW2_INCOMPAT_DIRTY), 0);
+	w.disk->yields = HANGS;
+	begin(&w, &t[0], start_writing);
+	begin(&w, &t[1], use);
+	change_another(&w);
+	end_all(&w, ARRAY_SIZE(t));
+	assert_false(((struct qcow2 *)w.n->state)->header.incompat & QCOW2_INCOMPAT_DIRTY);
+	close_and_tear_down(&w, file);
+}
+
+/* What cannot be repaired stays read-only. */
+static void
+an_image_that_does_not_become_writable_is_as_it_was_co(void *arg)
+{
+	struct world w = { 0 };
+	struct node *file;
+
+	(void)arg;
+	set_up(&w);
+	file = w.n;
+	open_and_write(&w);
+	stop_writing(&w);
+	assert_int_equal(qcow2_mark(w.n->state, QCOW2_INCOMPAT_DIRTY), 0);
+	memdisk_fail(w.disk, 1 << MEMDISK_WRITE, 1, -EIO, true);
+	assert_int_equal(node_set_read_only(w.n, false, NULL), -1);
+	assert_true(node_is_read_only(w.n));
+	memdisk_fail(w.disk, 1 << MEMDISK_WRITE, 0, 0, false);
+	MUST_FAIL(root_new(w.n, "root", PERM_WRITE, PERM_ALL, NULL, NULL, &w.user, &err),
+		  "Block node is read-only");
+	close_and_tear_down(&w, file);
+}
+
 #define WORK_TESTS(X)                                                          \
 	X(a_disk_that_hangs_while_it_grows_holds_up_no_other)                  \
 	X(what_concerns_a_disk_waits_until_it_has_grown)                       \
 	X(who_waits_for_a_disk_that_hangs_holds_up_no_user_of_others)          \
-	X(an_image_that_hangs_holds_up_no_other_on_its_base)
+	X(an_image_that_hangs_holds_up_no_other_on_its_base)                   \
+	X(an_image_that_hangs_as_writing_ends_holds_up_no_other)               \
+	X(an_image_that_hangs_as_writing_begins_holds_up_no_other)             \
+	X(an_image_that_does_not_become_writable_is_as_it_was)
 
 #define DEFINE(name)                                                           \
 	static void name(void **state)                                         \

@@ -258,6 +258,25 @@ vital_places_co(void *arg)
 	point_at(2, QCOW_HEADER_BYTES + 7);
 }
 
+/* What was written is stored as the image becomes read-only, not only by a flush. */
+static void
+what_is_written_is_stored_as_writing_ends_co(void *arg)
+{
+	struct world w;
+	struct rng r = { 11 };
+
+	(void)arg;
+	world_make(&w, &geometries[0]);
+	for (int i = 0; i < 10; i++)
+		write_some(&w, &r, 9000);
+	root_free(w.root);
+	MUST(node_set_read_only(w.image, true, &err));
+	node_unref(w.image);
+	open_image(&w);
+	compare(&w);
+	world_drop(&w);
+}
+
 #define QCOW_TEST(name)                                                        \
 	static void name(void **state)                                         \
 	{                                                                      \
@@ -269,6 +288,7 @@ QCOW_TEST(random_writes)
 QCOW_TEST(parallel_writes)
 QCOW_TEST(wide_writes)
 QCOW_TEST(vital_places)
+QCOW_TEST(what_is_written_is_stored_as_writing_ends)
 
 int
 main(void)
@@ -278,6 +298,7 @@ main(void)
 		CO_TEST(parallel_writes),
 		CO_TEST(wide_writes),
 		CO_TEST(vital_places),
+		CO_TEST(what_is_written_is_stored_as_writing_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
