@@ -5,7 +5,8 @@
  * Everything that can be refused is refused at the start: base, and the overlay
  * whose header will be rewritten, are made writable before a byte moves.
  *
- * Where nobody writes to top, one walk over the disk does it.  Where clients write,
+ * Where nobody writes to top, one walk over the disk does it, and over what a longer
+ * base would show behind the end of top.  Where clients write,
  * the filter above top keeps a set of what is dirty (block/filters/commit_top.h has
  * the argument); when the bulk is done, writes go to both nodes, the job is ready,
  * and stays so until it is told to complete.
@@ -59,12 +60,23 @@ status(struct commit *s, uint64_t off, uint64_t len, struct extent *x)
 	return node_status_above(s->filter, s->base, off, len, true, x);
 }
 
+/* Behind the end of a top that is shorter than its overlay this shows zeroes; what a
+ * longer base has there would take their place. */
+static uint64_t
+walk_end(const struct commit *s)
+{
+	uint64_t size = node_size(s->filter);
+
+	return s->overlay ? max_u64(size, min_u64(node_size(s->overlay), node_size(s->base)))
+			  : size;
+}
+
 /* Nobody writes to top: walk once over the disk. */
 static int
 walk_next(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p)
 {
 	struct commit *s = user;
-	uint64_t size = node_size(s->filter);
+	uint64_t size = node_size(s->filter), end = walk_end(s);
 
 	while (*cursor < size) {
 		struct extent x;
@@ -82,7 +94,12 @@ walk_next(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p)
 		*cursor += x.len;
 		job_progress_add(&s->job, x.len);
 	}
-	return 0;
+	if (*cursor >= end)
+		return 0;
+	*p = (struct copy_piece){ .off = *cursor, .zero = true,
+				  .len = copy_cut(*cursor, end - *cursor, COPY_ZERO_CHUNK) };
+	*cursor += p->len;
+	return 1;
 }
 
 static int
@@ -255,7 +272,7 @@ commit_run(struct job *j, struct error **errp)
 		return r;
 	if (s->active)
 		return run_active(s);
-	job_progress_set(j, 0, node_size(s->top));
+	job_progress_set(j, 0, walk_end(s));
 	r = copy_all(s);
 	if (r)
 		return r;

@@ -339,6 +339,38 @@ def test_a_ready_commit_cancelled_softly(disks):
     contents(disks, 'top.qcow2')
 
 
+@pytest.mark.io
+def test_commit_of_a_short_layer(pair):
+    """Behind its end the guest saw zeroes.  With QEMU it sees what the longer base has
+    there; with quoind still zeroes, of which the job's length tells."""
+    def make(folder):
+        layer(folder, 'base.qcow2', fill=[(1, 0, '4M')])
+        layer(folder, 'mid.qcow2', 'base.qcow2', [(2, 0, '64k')])
+        images.img('resize', '-q', '--shrink', folder / 'mid.qcow2', '1M')
+        images.img('create', '-q', '-f', 'qcow2', '-b', 'mid.qcow2', '-F', 'qcow2',
+                   folder / 'top.qcow2', SIZE)
+
+    pair.prepare(make)
+    below = None
+    for name in ('base', 'mid', 'top'):
+        node = {'driver': 'qcow2', 'node-name': name, 'file': file(name + '.qcow2')}
+        if below:
+            node['backing'] = below
+        below = node
+    pair.ask('blockdev-add', below)
+    pair.ask('block-commit', dict(COMMIT, **{'top-node': 'mid'}))
+    lengths = []
+    for side in pair.sides:
+        side.daemon.wait_event('JOB_STATUS_CHANGE', id='j', status='null')
+        lengths += [e['data']['len'] for e in side.events() if e['event'] == 'BLOCK_JOB_COMPLETED']
+    assert lengths == [SIZE, 1 << 20]
+    pair.ask('blockdev-del', {'node-name': 'top'})
+    for side, byte in zip(pair.sides, (0, 1)):
+        images.io(side.folder / 'top.qcow2', 'read -P 2 0 64k', 'read -P 1 64k 960k',
+                  'read -P %d 1M 3M' % byte, fmt='qcow2')
+        images.check(side.folder / 'base.qcow2')
+
+
 def test_commit_by_file_names(disks):
     """Of the base only: where the client has put the backing node in itself, QEMU
     knows a layer above it by a json: name.  quoind knows it by its file."""

@@ -96,6 +96,23 @@ close_layer(struct chain *c, unsigned i)
 	c->node[i] = NULL;
 }
 
+static void
+open_guest(struct chain *c)
+{
+	for (unsigned i = 0; i < LAYERS; i++)
+		open_layer(c, i, i < LAYERS - 1);
+	c->guest = must_root(c->node[LAYERS - 1], PERM_CONSISTENT_READ | PERM_WRITE,
+			     PERM_ALL & ~(perm_set)(PERM_WRITE | PERM_RESIZE));
+}
+
+static void
+close_guest(struct chain *c)
+{
+	root_free(c->guest);
+	for (unsigned i = LAYERS; i-- > 0;)
+		close_layer(c, i);
+}
+
 /* Each layer is written while it is the uppermost, then the chain is opened as
  * clients do: all but the active layer read-only. */
 static void
@@ -116,10 +133,7 @@ set_up(struct chain *c)
 		for (unsigned k = i + 1; k-- > 0;)
 			close_layer(c, k);
 	}
-	for (unsigned i = 0; i < LAYERS; i++)
-		open_layer(c, i, i < LAYERS - 1);
-	c->guest = must_root(c->node[LAYERS - 1], PERM_CONSISTENT_READ | PERM_WRITE,
-			     PERM_ALL & ~(perm_set)(PERM_WRITE | PERM_RESIZE));
+	open_guest(c);
 }
 
 static void
@@ -141,9 +155,7 @@ static void
 tear_down(struct chain *c)
 {
 	assert_null(job_next(NULL));
-	root_free(c->guest);
-	for (unsigned i = LAYERS; i-- > 0;)
-		close_layer(c, i);
+	close_guest(c);
 	for (unsigned i = 0; i < LAYERS; i++) {
 		node_unref(c->file[i]);
 		memdisk_free(c->disk[i]);
@@ -216,6 +228,39 @@ CHAIN_CASE(one_layer_goes_into_the_next)
 	assert_ptr_equal(node_backing(c->node[3]), c->node[1]);
 	assert_ptr_equal(node_backing(c->node[1]), c->node[0]);
 	assert_int_equal(node_size(c->node[0]), BASE_SIZE);
+}
+
+/* Behind the end of a short layer its overlay shows zeroes, not what lies deeper. */
+static void
+commit_short_layer(struct chain *c, const char *base)
+{
+	struct block_commit_args a = commit("mid", base);
+	struct iov v = IOV_BUF(c->model, SIZE);
+
+	close_guest(c);
+	for (unsigned i = 0; i < 3; i++)
+		open_layer(c, i, i < 2);
+	MUST(node_truncate(c->node[2], (1 << 20) + 3 * 512, true, PREALLOC_OFF, &err));
+	for (unsigned i = 3; i-- > 0;)
+		close_layer(c, i);
+	open_guest(c);
+	assert_int_equal(io_read(c->guest, 0, &v), 0);
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", JOB_STATUS_NULL);
+	assert_string_equal(seen.text, "");
+	check_guest(c);
+}
+
+CHAIN_CASE(what_a_short_layer_hides_stays_hidden)
+{
+	commit_short_layer(c, "low");
+	assert_int_equal(job_history(0)->progress, SIZE);
+}
+
+CHAIN_CASE(what_a_short_layer_hides_stays_hidden_further_down)
+{
+	commit_short_layer(c, "base");
+	assert_int_equal(job_history(0)->progress, BASE_SIZE);
 }
 
 /* Below what is committed past it a layer shows no disk that anybody wrote. */
@@ -633,6 +678,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		CO_TEST(the_middle_goes_into_the_base),
 		CO_TEST(one_layer_goes_into_the_next),
+		CO_TEST(what_a_short_layer_hides_stays_hidden),
+		CO_TEST(what_a_short_layer_hides_stays_hidden_further_down),
 		CO_TEST(nobody_reads_a_layer_that_data_goes_past),
 		CO_TEST(the_chain_is_as_before_when_cancelled),
 		CO_TEST(every_failure_leaves_the_chain_as_it_was),
