@@ -177,6 +177,7 @@ qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 {
 	struct qcow2_slice *mine = slice_new(q, off), *there, *old = NULL;
 	struct co_waiter w;
+	bool keep;
 	int r;
 
 	if (!mine)
@@ -208,13 +209,14 @@ qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 	r = node_pread(qcow2_file(q), off, mine->data, UINT64_C(1) << q->slice_bits);
 
 	qcow2_lock(q);
-	if (r < 0)
-		unlink_slice(q, c, mine);
-	else
+	keep = !r && !mine->dropped;
+	if (keep)
 		mine->state = QCOW2_SLICE_VALID;
+	else
+		unlink_slice(q, c, mine);
 	co_queue_wake_all(&c->loaded);
 	qcow2_unlock(q);
-	if (r < 0)
+	if (!keep)
 		slice_free(mine);
 	return r;
 }
@@ -238,6 +240,8 @@ qcow2_cache_drop(struct qcow2 *q, struct qcow2_cache *c, uint64_t off, uint64_t 
 		if (s && s->state == QCOW2_SLICE_VALID && !s->writing) {
 			unlink_slice(q, c, s);
 			slice_free(s);
+		} else if (s && s->state == QCOW2_SLICE_LOADING) {
+			s->dropped = true;
 		}
 	}
 }

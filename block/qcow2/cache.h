@@ -34,6 +34,7 @@ struct qcow2_slice {
 	bool used;			/* since the clock last passed */
 	bool dirty;
 	bool writing;			/* a copy of it is being written */
+	bool dropped;			/* while it was loaded: it is not what was there */
 	uint8_t *data;
 };
 

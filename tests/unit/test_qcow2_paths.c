@@ -388,6 +388,46 @@ requests_that_overlap_leave_one_or_the_other(void *arg)
 	}
 }
 
+/* ---- a table that goes while it is read ---- */
+
+static void
+load_table(void *arg)
+{
+	struct world *w = arg;
+
+	CHECK(!qcow2_cache_load(w->q, &w->q->l2_cache, w->q->l1[0] & QCOW2_OFFSET_MASK));
+}
+
+/* Its place may be another's by the time that the read ends. */
+static void
+what_is_dropped_while_it_is_read_is_not_kept(void *arg)
+{
+	uint64_t table;
+	struct co_group g;
+	struct world w;
+
+	(void)arg;
+	world_up(&w, false, false);
+	put(&w, 0, SECTOR, 'x');
+	judge(&w, 1);
+	table = w.q->l1[0] & QCOW2_OFFSET_MASK;
+	qcow2_lock(w.q);
+	qcow2_cache_drop(w.q, &w.q->l2_cache, table, CLUSTER);
+	qcow2_unlock(w.q);
+	mem_faults(w.file)->yields = true;
+	co_group_init(&g);
+	assert_int_equal(co_group_start(&g, load_table, &w), 0);
+	qcow2_lock(w.q);
+	assert_int_equal(w.q->l2_cache.n, 1);
+	qcow2_cache_drop(w.q, &w.q->l2_cache, table, CLUSTER);
+	qcow2_unlock(w.q);
+	co_group_wait(&g);
+	mem_faults(w.file)->yields = false;
+	assert_int_equal(w.q->l2_cache.n, 0);
+	expect(&w, 0, SECTOR, 'x');
+	world_down(&w, 1);
+}
+
 /* ---- half failed ---- */
 
 /* A write of four clusters for which there are two holes of two each: what the
@@ -539,6 +579,7 @@ BOTH_TEST(writers_into_one_cluster_share_it)
 BOTH_TEST(requests_that_overlap_leave_one_or_the_other)
 BOTH_TEST(a_write_that_fails_half_way_leaks_nothing)
 BOTH_TEST(a_full_file_has_room_for_what_was_discarded)
+PATH_TEST(what_is_dropped_while_it_is_read_is_not_kept)
 PATH_TEST(a_full_file_waits_for_readers_of_what_was_discarded)
 PATH_TEST(only_what_is_missing_is_read)
 
@@ -555,6 +596,7 @@ main(void)
 		CO_TEST(requests_that_overlap_leave_one_or_the_other_test),
 		CO_TEST(a_write_that_fails_half_way_leaks_nothing_test),
 		CO_TEST(a_full_file_has_room_for_what_was_discarded_test),
+		CO_TEST(what_is_dropped_while_it_is_read_is_not_kept_test),
 		CO_TEST(a_full_file_waits_for_readers_of_what_was_discarded_test),
 		CO_TEST(only_what_is_missing_is_read_test),
 	};
