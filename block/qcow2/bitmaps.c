@@ -132,13 +132,13 @@ clear_bits(struct qcow2 *q)
 	put_be64(field, left);
 	co_mutex_lock(&q->checkpoint);
 	r = qcow2_write_field(q, QCOW2_OFF_AUTOCLEAR, field, sizeof(field));
+	if (!r) {
+		qcow2_lock(q);
+		q->header.autoclear = left;
+		qcow2_unlock(q);
+	}
 	co_mutex_unlock(&q->checkpoint);
-	if (r < 0)
-		return r;
-	qcow2_lock(q);
-	q->header.autoclear = left;
-	qcow2_unlock(q);
-	return 0;
+	return r;
 }
 
 /* Flag all in place, where the directory as it is has to do. */

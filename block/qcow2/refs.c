@@ -189,6 +189,8 @@ qcow2_refs_change(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
 			uint64_t c = qcow2_refcount_get(s->data, q->refcount_order, i + k);
 
 			if (delta < 0 ? !c : c >= q->refcount_max) {
+				if (k)
+					qcow2_cache_dirty(&q->ref_cache, s);
 				qcow2_unlock(q);
 				return -EINVAL;
 			}

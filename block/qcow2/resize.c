@@ -105,12 +105,12 @@ write_size(struct qcow2 *q, uint64_t size)
 	put_be64(old, q->header.size);
 	co_mutex_lock(&q->checkpoint);
 	r = qcow2_switch_field(q, QCOW2_OFF_SIZE, old, field, sizeof(field));
-	co_mutex_unlock(&q->checkpoint);
 	if (!r) {
 		qcow2_lock(q);
 		q->header.size = size;
 		qcow2_unlock(q);
 	}
+	co_mutex_unlock(&q->checkpoint);
 	return r;
 }
 

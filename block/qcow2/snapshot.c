@@ -109,6 +109,18 @@ table_take_back(struct qcow2 *q, const struct table *t)
 		(void)qcow2_refs_give_back(q, t->off, qcow2_clusters(q, t->len));
 }
 
+static void
+table_adopt(struct qcow2 *q, struct table *t)
+{
+	qcow2_lock(q);
+	free(q->snapshots);
+	q->snapshots = STEAL(t->list);
+	q->nb_snapshots = q->header.nb_snapshots = t->n;
+	q->header.snapshots_off = t->off;
+	q->snapshots_len = t->len;
+	qcow2_unlock(q);
+}
+
 /* The switch on disk, and then in memory, where list replaces the old one. */
 static int
 table_switch(struct qcow2 *q, struct table *t)
@@ -123,16 +135,11 @@ table_switch(struct qcow2 *q, struct table *t)
 	encode_field(new, t->n, t->off);
 	co_mutex_lock(&q->checkpoint);
 	r = qcow2_switch_field(q, QCOW2_OFF_SNAPSHOTS, old, new, FIELD_LEN);
+	if (!r)
+		table_adopt(q, t);
 	co_mutex_unlock(&q->checkpoint);
 	if (r < 0)
 		return r;
-	qcow2_lock(q);
-	free(q->snapshots);
-	q->snapshots = STEAL(t->list);
-	q->nb_snapshots = q->header.nb_snapshots = t->n;
-	q->header.snapshots_off = t->off;
-	q->snapshots_len = t->len;
-	qcow2_unlock(q);
 	if (old_len)
 		(void)qcow2_refs_drop(q, old_off >> q->cluster_bits, qcow2_clusters(q, old_len),
 				      QCOW2_FREE_SNAPSHOT);
