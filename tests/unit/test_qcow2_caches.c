@@ -2,7 +2,7 @@
 /* What qcow2's cache options mean: how much of the tables is kept in memory, in which
  * pieces, and for how long. */
 #include "aio/timer.h"
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/map.h"
 #include "tests/unit/block_test.h"
 
 enum {
@@ -212,6 +212,49 @@ CACHE_CASE(cache_size_is_for_both)
 
 /* ---- time ---- */
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { LOOK_UP_NS = 20000 };
+#else
+enum { LOOK_UP_NS = 1000 };
+#endif
+
+static int64_t
+cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* At places that nobody can guess, in as many tables as the cache holds. */
+CACHE_CASE(a_look_up_in_a_cached_table_takes_less_than_a_microsecond)
+{
+	enum { LOOK_UPS = 20000, ROUNDS = 5 };
+	int64_t best = INT64_MAX;
+	struct rng r = { 1 };
+
+	open_image(w, (struct BlockdevOptionsQcow2){ 0 });
+	read_tables(w, 0, 32);
+	for (int round = 0; round < ROUNDS; round++) {
+		int64_t start = cpu_ns(), took;
+
+		for (int i = 0; i < LOOK_UPS; i++) {
+			uint64_t off = rng_below(&r, 32) * (uint64_t)TABLE +
+				       rng_below(&r, TABLE / CLUSTER) * (uint64_t)CLUSTER;
+			struct qcow2_run run;
+
+			assert_int_equal(qcow2_map_lock(w->q, off, 4096, &run), 0);
+			qcow2_unlock(w->q);
+		}
+		took = (cpu_ns() - start) / LOOK_UPS;
+		best = took < best ? took : best;
+	}
+	print_message("%lld ns for each\n", (long long)best);
+	assert_in_range(best, 1, LOOK_UP_NS - 1);
+	close_image(w);
+}
+
 static bool
 becomes_empty(struct world *w, const struct qcow2_cache *c, int64_t within_ns)
 {
@@ -257,6 +300,7 @@ main(void)
 		CO_TEST(l2_cache_entry_size_is_read_and_kept_at_a_time),
 		CO_TEST(refcount_cache_size_bounds_what_writers_need),
 		CO_TEST(cache_size_is_for_both),
+		CO_TEST(a_look_up_in_a_cached_table_takes_less_than_a_microsecond),
 		CO_TEST(cache_clean_interval_forgets_what_is_idle),
 		CO_TEST(an_interval_of_0_is_for_ever),
 	};
