@@ -22,6 +22,9 @@ OPTIONS = {
     'refcounts of 64 bits': {'refcount-bits': 64, 'cluster-size': 4096},
     'clusters of 512': {'cluster-size': 512},
     'clusters of 2M': {'cluster-size': 2 << 20},
+    'backing': {'backing-file': 'base', 'backing-fmt': 'raw'},
+    'backing, subclusters': {'backing-file': 'base', 'backing-fmt': 'raw', 'extended-l2': True,
+                             'preallocation': 'metadata'},
     'data file': {'data-file': 'd'},
     'raw data file': {'data-file': 'd', 'data-file-raw': True},
     'raw data file, subclusters': {'data-file': 'd', 'data-file-raw': True, 'extended-l2': True},
@@ -56,6 +59,13 @@ def open_image(d, tmp, options):
     d.cmd('block-export-add', type='nbd', id='e', node_name='n', writable=True)
 
 
+def base_of(tmp, size, rng):
+    """A backing file; what its overlay shows at first."""
+    content = rng.randbytes(4096) * (size // 4096 - 100)
+    images.raw(tmp / 'base', content)
+    return content + bytes(size - len(content))
+
+
 def guest_view(tmp):
     images.img('convert', '-O', 'raw', tmp / 'f', tmp / 'out.raw')
     return images.content(tmp / 'out.raw')
@@ -67,6 +77,7 @@ def test_made_written_and_read_in_turn(start, tmp, kind):
     rng = random.Random('%d %s' % (SEED, kind))
     print('QUOIN_SEED=%d' % SEED)
     size, options = SIZE + END, OPTIONS[kind]
+    view = base_of(tmp, size, rng) if 'backing-file' in options else bytes(size)
     d = start()
     add_files(d, tmp)
     error = job(d, dict({'driver': 'qcow2', 'file': 'f', 'size': size}, **options))
@@ -74,8 +85,8 @@ def test_made_written_and_read_in_turn(start, tmp, kind):
         pytest.skip('built without zstd')
     assert error is None
     open_image(d, tmp, options)
-    disk = Disk(tmp / 's', bytes(size), rng)
-    assert disk.read(0, size) == bytes(size)
+    disk = Disk(tmp / 's', view, rng)
+    assert disk.read(0, size) == view
     for _ in range(60):
         disk.step()
     disk.call(nbdraw.WRITE, size - 700, 700, data=b'e' * 700)
@@ -98,6 +109,47 @@ def test_made_written_and_read_in_turn(start, tmp, kind):
     d.stop()
     images.check(tmp / 'f')
     assert guest_view(tmp) == bytes(disk.now)
+
+
+BY_QEMU = [
+    'cluster_size=512', 'cluster_size=4k', 'cluster_size=2M', 'refcount_bits=1',
+    'refcount_bits=8', 'refcount_bits=64', 'compat=0.10', 'lazy_refcounts=on',
+    'compression_type=zlib', 'compression_type=zstd', 'extended_l2=on',
+    'preallocation=metadata', 'preallocation=falloc', 'preallocation=full',
+    'extended_l2=on,preallocation=metadata', 'data_file=DIR/d',
+    'data_file=DIR/d,data_file_raw=on', 'data_file=DIR/d,extended_l2=on',
+    'backing_file=DIR/base,backing_fmt=raw',
+    'backing_file=DIR/base,backing_fmt=raw,extended_l2=on',
+]
+
+
+@pytest.mark.parametrize('options', BY_QEMU)
+def test_what_qemu_wrote_is_read_and_written_on(start, tmp, options):
+    """qemu-img makes the image and fills it, compressed where that is the option; we read
+    it, write to it, and qemu-img finds it sound and reads the same."""
+    rng = random.Random('%d %s' % (SEED, options))
+    print('QUOIN_SEED=%d' % SEED)
+    size = SIZE + END
+    view = bytearray(base_of(tmp, size, rng))
+    for off in range(0, size - (1 << 19), 1 << 20):
+        view[off:off + 300000] = rng.randbytes(300) * 1000
+    images.raw(tmp / 'd', b'')
+    images.raw(tmp / 'r', view)
+    images.img('convert', '-f', 'raw', '-O', 'qcow2',
+               *(['-c'] if 'compression' in options else []), '-o',
+               options.replace('DIR', str(tmp)), tmp / 'r', tmp / 'f')
+    images.check(tmp / 'f')
+    d = start()
+    add_files(d, tmp)
+    open_image(d, tmp, {'data-file': 'd'} if 'data_file' in options else {})
+    disk = Disk(tmp / 's', view, rng)
+    assert disk.read(0, size) == view
+    for _ in range(40):
+        disk.step()
+    d.stop()
+    images.check(tmp / 'f')
+    images.raw(tmp / 'r', disk.now)
+    images.compare(tmp / 'r', 'raw', tmp / 'f', 'qcow2')
 
 
 @pytest.mark.parametrize('mode', ['falloc', 'full'])
