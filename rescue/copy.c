@@ -166,6 +166,7 @@ copy_verify(struct copy *c, struct error **errp)
 {
 	struct pipeline p;
 	const char *how;
+	int r;
 
 	if (output_reopen(c->output, &how, errp) < 0)
 		return -1;
@@ -173,10 +174,11 @@ copy_verify(struct copy *c, struct error **errp)
 	p.compare = true;
 	p.start = 0;
 	p.digest = NULL;
-	if (run(c, &p, errp) < 0)
-		return -1;
-	c->verified = how;
-	return 0;
+	r = run(c, &p, errp);
+	output_close(c->output);
+	if (r == 0)
+		c->verified = how;
+	return r;
 }
 
 void

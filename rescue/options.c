@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "rescue/image.h"
 #include "schema/types.h"
 
-enum { CACHE = 1024 * 1024 };	/* bytes, of one image's tables */
+/* Bytes of tables that are kept, of one image and of all that are open. */
+enum { CACHE = 1024 * 1024, CACHES = 4 * CACHE };
 
 /* A file or block device by itself. */
 static int
@@ -59,12 +61,13 @@ image_ref(const struct image *im)
 }
 
 /* Disks are walked from one end to the other, which needs few tables at a time; the
- * default would let a chain of large images take more memory than all the rest. */
+ * default would let a chain of large images take more memory than all the rest.  siblings:
+ * the images that are open with it, itself too. */
 static void
-limit_caches(struct BlockdevOptionsQcow2 *q)
+limit_caches(struct BlockdevOptionsQcow2 *q, unsigned siblings)
 {
 	q->has_l2_cache_size = q->has_refcount_cache_size = true;
-	q->l2_cache_size = q->refcount_cache_size = CACHE;
+	q->l2_cache_size = q->refcount_cache_size = (int64_t)min_u64(CACHE, CACHES / siblings);
 }
 
 /* What stands behind a layer: below, which is taken over, or nothing. */
@@ -84,9 +87,9 @@ backing_ref(struct BlockdevOptions *below)
 	return ref;
 }
 
-/* One layer over below, which is taken over if this succeeds. */
+/* One layer of siblings over below, which is taken over if this succeeds. */
 static struct BlockdevOptions *
-layer_options(const struct image *im, struct BlockdevOptions *below)
+layer_options(const struct image *im, unsigned siblings, struct BlockdevOptions *below)
 {
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
 	struct BlockdevRef **file;
@@ -105,7 +108,7 @@ layer_options(const struct image *im, struct BlockdevOptions *below)
 		o->driver = BLOCKDEV_DRIVER_QCOW2;
 		file = &o->u.qcow2.file;
 		backing = &o->u.qcow2.backing;
-		limit_caches(&o->u.qcow2);
+		limit_caches(&o->u.qcow2, siblings);
 		if (im->data && !(o->u.qcow2.data_file = image_ref(im->data)))
 			return NULL;
 		break;
@@ -136,7 +139,7 @@ options_for_chain(const struct image_chain *chain)
 	struct BlockdevOptions *below = NULL;
 
 	for (unsigned i = chain->count; i-- > 0;) {
-		struct BlockdevOptions *o = layer_options(chain->layer[i], below);
+		struct BlockdevOptions *o = layer_options(chain->layer[i], chain->count, below);
 
 		if (!o) {
 			BlockdevOptions_free(below);
@@ -198,6 +201,6 @@ options_for_target(const struct options_place *place, bool qcow2)
 	o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	o->u.qcow2.backing = backing_ref(NULL);
 	o->u.qcow2.file = file_ref(place);
-	limit_caches(&o->u.qcow2);
+	limit_caches(&o->u.qcow2, place->siblings);
 	return o->u.qcow2.file && o->u.qcow2.backing ? STEAL(o) : NULL;
 }

@@ -26,6 +26,7 @@ struct options_place {
 	const char *path;
 	bool device, read_only;
 	bool direct;		/* bypass the page cache */
+	unsigned siblings;	/* targets that are open at the same time, itself too */
 };
 
 /* A new qcow2 image in the file there. */

@@ -109,7 +109,8 @@ static struct options_place
 place_of(const struct output *o)
 {
 	return (struct options_place){ .path = path_of(o),
-				       .device = o->spec.kind == OUTPUT_DEVICE };
+				       .device = o->spec.kind == OUTPUT_DEVICE,
+				       .siblings = o->spec.siblings };
 }
 
 /* The kernel may still hold the locks of a run that was killed a moment ago, until the
@@ -410,12 +411,17 @@ output_reopen(struct output *o, const char **ret_how, struct error **errp)
 	return open_sink(o, &place, &how, errp);
 }
 
+void
+output_close(struct output *o)
+{
+	close_sink(o);
+}
+
 int
 output_publish(struct output *o, struct error **errp)
 {
 	struct step step = { o, errp };
 
-	close_sink(o);
 	return o->file ? work_run(publish_work, &step) : 0;
 }
 

@@ -31,6 +31,7 @@ struct output_spec {
 	const char *name;		/* as the user gave it */
 	enum output_kind kind;
 	bool qcow2, force;
+	unsigned siblings;		/* outputs that are open at the same time, itself too */
 	int folder;			/* that is open and new; -1: that of name */
 	bool partial;			/* outlives the run; see rescue/target.h */
 	uint64_t cluster;		/* of qcow2 */
@@ -63,6 +64,8 @@ int output_finish(struct output *o, struct error **errp);
 /* After finish: a sink that can be read from is there again.  *ret_how tells people
  * whether the cache was bypassed. */
 int output_reopen(struct output *o, const char **ret_how, struct error **errp);
+/* Let go of what reading takes. */
+void output_close(struct output *o);
 
 int output_publish(struct output *o, struct error **errp);
 

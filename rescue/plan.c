@@ -73,7 +73,7 @@ flat_spec(const struct run_options *o)
 {
 	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
 				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
-				     .folder = -1, .partial = o->resume,
+				     .folder = -1, .partial = o->resume, .siblings = 1,
 				     .cluster = OUTPUT_CLUSTER, .packing = o->packing };
 }
 
@@ -215,7 +215,7 @@ plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 	c->layer = i;
 	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
 					.qcow2 = becomes_qcow2(p->o, im), .folder = -1,
-					.partial = p->o->resume,
+					.partial = p->o->resume, .siblings = p->count,
 					.cluster = layer_cluster(p->o, im),
 					.packing = p->o->packing };
 	if (last)
@@ -419,11 +419,22 @@ record_work(void *arg)
 }
 
 int
+plan_finish(struct plan *p, unsigned i, struct error **errp)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->sinks;
+
+	co_mutex_lock(held);
+	return output_sink(p->copy[i].output) ? output_finish(p->copy[i].output, errp) : 0;
+}
+
+int
 plan_record(struct plan *p, struct error **errp)
 {
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->sinks;
 	struct making m = { p, errp };
 	uint64_t done[IMAGE_CHAIN_MAX] = { 0 };
 
+	co_mutex_lock(held);
 	/* First what is with the sinks, then make it stable, then say so. */
 	for (unsigned i = 0; i < p->count; i++)
 		done[i] = copy_position(&p->copy[i]);

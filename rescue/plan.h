@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "aio/colock.h"
 #include "rescue/copy.h"
 #include "rescue/resume.h"
 
@@ -32,6 +33,7 @@ struct plan {
 	struct folder *folder;		/* of a kept chain */
 	struct resume *resume;		/* NULL: nothing outlives the run */
 	struct resume_copy *resumed;	/* one for each copy */
+	struct co_mutex sinks;		/* who flushes or closes them; zero at first */
 };
 
 /* Before anything is opened: could the target be made? */
@@ -48,6 +50,10 @@ int plan_open(struct plan *p, struct error **errp);
 
 /* Bytes that the copies have to deal with, to be made or to be read back. */
 uint64_t plan_work(const struct plan *p, bool verify);
+
+/* Wait until copy i is on stable storage, and let go of what writing it took: a kept chain
+ * would need that for each of its layers otherwise.  Nothing if that was done before. */
+int plan_finish(struct plan *p, unsigned i, struct error **errp);
 
 /* Make what was copied so far survive, and write that down. */
 int plan_record(struct plan *p, struct error **errp);

@@ -324,9 +324,12 @@ keeper_main(void *arg)
 static int
 copy_all(struct run *r)
 {
-	for (unsigned i = 0; i < r->plan.count; i++)
+	for (unsigned i = 0; i < r->plan.count; i++) {
+		if (i && plan_finish(&r->plan, i - 1, r->errp) < 0)
+			return -1;
 		if (r->signo || copy_run(&r->plan.copy[i], r->errp) < 0)
 			return -1;
+	}
 	return 0;
 }
 
@@ -415,7 +418,7 @@ finish(struct run *r)
 {
 	phase_set("waiting for the disk\n");
 	for (unsigned i = 0; i < r->plan.count; i++)
-		if (output_finish(r->plan.copy[i].output, r->errp) < 0)
+		if (plan_finish(&r->plan, i, r->errp) < 0)
 			return -1;
 	if (r->o->verify && verify(r) < 0)
 		return -1;

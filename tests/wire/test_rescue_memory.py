@@ -2,6 +2,7 @@
 """quoin rescue needs less than 64 MB of memory, whatever the image."""
 import os
 import random
+import shutil
 import sys
 
 import peers
@@ -85,14 +86,30 @@ def long_chain(tmp):
     return below
 
 
+def many_tables(tmp):
+    """Twenty layers, each with 2,048 tables, of which a disk is read that has something in all."""
+    below = create(tmp, 'qcow2', tmp / '0', '64M', more=',cluster_size=512')
+    write(tmp, image_opts('qcow2', below), 'write -P 65 0 64k', 'write -P 66 63M 1M')
+    first = tmp / 'first'
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', first, '64M')
+    commands = ''.join('write -P 67 %dk 512\n' % at for at in range(0, 65536, 32))
+    quoin.run(peers.QEMU_IO, '-t', 'unsafe', '-f', 'qcow2', first, tmp=tmp, stdin=commands, check=True)
+    for i in range(1, 20):
+        shutil.copy(first, tmp / str(i))
+        qemu_img(tmp, 'rebase', '-u', '-f', 'qcow2', '-b', below, '-F', 'qcow2', tmp / str(i))
+        below = tmp / str(i)
+    return below
+
+
 IMAGES = {'full': full, 'large': large, 'small-clusters': small_clusters,
-          'deflated': compressed('zlib'), 'zstd': compressed('zstd'), 'long-chain': long_chain}
+          'deflated': compressed('zlib'), 'zstd': compressed('zstd'), 'long-chain': long_chain, 'many-tables': many_tables}
 OPTIONS = [['--verify'], ['--target-format', 'qcow2', '--verify'], ['--keep-chain', '--verify'],
            ['--salvage', '--resume', '--verify'], ['--json', '--no-digest']]
 
 
 @pytest.mark.parametrize('name, options', [
-    (name, OPTIONS[(i + n) % len(OPTIONS)]) for i, name in enumerate(IMAGES) for n in (0, 2)])
+    (name, OPTIONS[(i + n) % len(OPTIONS)]) for i, name in enumerate(IMAGES)
+    for n in (0, 2)] + [("many-tables", OPTIONS[2])])
 def test_memory_stays_below_64_mb(tmp, name, options):
     image = IMAGES[name](tmp)
     (tmp / 'key').write_text(PASSWORD)
