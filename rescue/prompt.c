@@ -147,7 +147,8 @@ prompt_key(const char *question, struct key **ret, struct error **errp)
 	ssize_t len;
 
 	if (tty < 0) {
-		error_set_errno(errp, errno, "Cannot ask for the password, there is no terminal");
+		error_set_errno(errp, errno, "No key option was given, and there is no terminal to "
+					     "ask for the password");
 		return -1;
 	}
 	if (!buf)
