@@ -43,10 +43,11 @@ complain(struct world *w, const char *what, const char *why)
 	w->wrong = w->text;
 }
 
+/* May something fail?  Where space runs out, by itself. */
 static bool
-has_struck(const struct world *w)
+has_struck(const struct player *p)
 {
-	return w->sim.fault.hit || failheap_failed();
+	return p->world->sim.fault.hit || failheap_failed() || p->w->setup.tight;
 }
 
 /* ---- layers ---- */
@@ -228,7 +229,7 @@ start(struct player *p)
 	if (setup_open(&p->w->setup, &p->world->stack, p->layer, "image", false, &p->open, &err) ||
 	    root_new(guest_node(p), "root", PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL,
 		     NULL, &p->root, &err)) {
-		if (!has_struck(p->world))
+		if (!has_struck(p))
 			complain(p->world, "open", err ? error_text(err) : NULL);
 		error_free(err);
 		setup_close(&p->open);
@@ -253,7 +254,7 @@ stop(struct player *p)
 	close_failed = false;
 	node_close_failed = note_failure;
 	setup_close(&p->open);
-	if (close_failed && !has_struck(p->world))
+	if (close_failed && !has_struck(p))
 		complain(p->world, "close", "it failed");
 	if (close_failed || p->world->lost)
 		model_unsure(&p->world->model);

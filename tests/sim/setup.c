@@ -238,7 +238,8 @@ setup_disks(const struct setup *p, struct sim *s, uint64_t device_size, struct s
 void
 setup_make(const struct setup *p, struct sim *s, struct stack *ret)
 {
-	uint64_t whole = 3 * p->most * IMAGE_SECTOR + (UINT64_C(40) << p->cluster_bits);
+	uint64_t whole = (p->tight ? 1 : 3) * p->most * IMAGE_SECTOR +
+			 (UINT64_C(1) * (p->tight ? 8 : 40) << p->cluster_bits);
 	struct model_below below = setup_content(p);
 
 	setup_disks(p, s, whole, ret);
@@ -262,7 +263,7 @@ setup_text(const struct setup *p)
 		 p->mid ? ", on an image on an image"
 		 : p->base_image ? ", on an image" : p->backed ? ", backed" : "",
 		 p->lazy ? ", lazy" : "", p->extended ? ", subclusters" : "",
-		 p->device ? ", on a device" : "",
+		 p->tight ? ", on a device without room" : p->device ? ", on a device" : "",
 		 p->data_raw ? ", raw data file" : p->data_file ? ", data file" : "",
 		 p->no_unref ? ", discard-no-unref" : "",
 		 p->preallocated ? ", preallocated" : "");

@@ -29,6 +29,7 @@ struct setup {
 	bool data_file, data_raw, preallocated;
 	bool base_image;	/* the base is an image itself */
 	bool mid;		/* there is one between; only with base_image */
+	bool tight;		/* the device has room for the disk, and hardly more */
 	uint64_t sectors;	/* of the guest's disk, at first */
 	uint64_t most;		/* and at most */
 	uint64_t fill;		/* sectors at its end that are written before it begins */

@@ -31,6 +31,7 @@ static const struct setup setups[] = {
 	{ 11, 16, 3, .backed = true, .base_image = true, .mid = true },
 	{ 9, 16, 3, .sectors = 70, .most = 140, .fill = 8 },	/* several L2 tables */
 	{ 11, 16, 3, .preallocated = true },
+	{ 9, 16, 3, .most = 60, .fill = 44, .device = true, .tight = true },
 };
 
 /* Its refcount table is about to grow.  Only for a few runs, for it is large. */
