@@ -55,6 +55,10 @@ struct keyring {
 	unsigned n_findings;
 };
 
+/* To whoever listens; a line without its end. */
+void keyring_say(const struct keyring *ring, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
 /* -1 with *errp if there are too many; key is taken over either way. */
 int keyring_add(struct keyring *ring, struct key *key, struct error **errp);
 void keyring_done(struct keyring *ring);
