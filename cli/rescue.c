@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -449,6 +450,33 @@ begin_report(struct run_options *o)
 	return the_report ? 0 : -1;
 }
 
+static bool
+is_same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino;
+}
+
+/* Who has lost the key has lost the disk. */
+static bool
+spares_keys(const struct run_options *o)
+{
+	for (size_t i = 0; i < o->again_count; i++) {
+		const struct run_again *a = &o->again[i];
+
+		if (strcmp(a->option, "--key-file") && strcmp(a->option, "--try-keys"))
+			continue;
+		if (!is_same_file(a->value, o->target) && !is_same_file(a->value, o->map))
+			continue;
+		fprintf(stderr, "quoin rescue: '%s' is a file of keys, which is never overwritten\n",
+			a->value);
+		return false;
+	}
+	return true;
+}
+
 static int
 run(struct run_options *o)
 {
@@ -458,6 +486,8 @@ run(struct run_options *o)
 
 	if (o->salvage && o->target && !o->map && !o->keep_chain)
 		map = default_map(o);
+	if (!spares_keys(o))
+		return RUN_FAILED;
 	status = run_rescue(o, &err);
 	if (err)
 		fprintf(stderr, "quoin rescue: %s\n", error_text(err));

@@ -178,6 +178,18 @@ def test_a_file_by_another_name(tmp, mounted, what, how):
     os.close(fd)
 
 
+@pytest.mark.parametrize('what', ['target', 'map', 'default map'])
+def test_a_file_of_keys_by_another_name(tmp, what):
+    image = standard(tmp, 'luks')[1]
+    key = tmp / 'my key'
+    key.write_bytes(b'secret')
+    link = tmp / ('out.map' if what == 'default map' else 'link')
+    os.link(key, link)
+    argv = {'target': [link], 'map': ['--salvage', '--map', link, tmp / 'out'],
+            'default map': ['--salvage', tmp / 'out']}[what]
+    refused(tmp, '--key-file', key, image, *argv, files=[key, image])
+
+
 @pytest.mark.parametrize('stream', ['stdout', 'stderr'])
 @pytest.mark.parametrize('argv', [['--list'], ['--json'], ['--json', '--list'], []])
 def test_nothing_is_printed_into_the_source(tmp, stream, argv):
