@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver nbd beside QEMU's: texts, and what is shown."""
+import json
 import socket
 import subprocess
 import time
 
+import images
+import peers
 import pytest
 import quoin
 
@@ -67,6 +70,33 @@ def test_what_is_shown(pair, kits):
         pair.ask('blockdev-add', o)
         pair.each(shown)
         pair.ask('blockdev-del', {'node-name': 'n'})
+
+
+def test_a_bitmap_of_the_server_in_place_of_its_holes(pair, start, tmp):
+    """How a client without block dirty bitmaps gets at one: dirty reads as "no data"."""
+    d = start()
+    image = tmp / 'image.qcow2'
+    images.qcow2(image)
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'disk',
+                           'file': {'driver': 'file', 'filename': str(image)}})
+    d.cmd('block-dirty-bitmap-add', {'node': 'disk', 'name': 'b', 'granularity': 65536})
+    d.cmd('nbd-server-start', addr={'type': 'unix', 'data': {'path': str(tmp / 'server')}})
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'disk', 'name': 'e',
+                               'writable': True, 'bitmaps': ['b']})
+    subprocess.run([peers.QEMU_IO, '-f', 'raw', '-c', 'write 64k 128k', '-c', 'write 1M 1000',
+                    '-c', 'write 4032k 64k', f'nbd+unix:///e?socket={tmp}/server'],
+                   check=True, stdout=subprocess.DEVNULL, timeout=quoin.LIMIT)
+    pair.ask('blockdev-add', options({'type': 'unix', 'path': str(tmp / 'server')}, export='e',
+                                     x_dirty_bitmap='qemu:dirty-bitmap:b', read_only=True))
+    pair.ask('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': 'DIR/nbd'}}})
+    pair.ask('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'n', 'name': 'e'})
+
+    def dirty(side):
+        r = subprocess.run([peers.QEMU_IMG, 'map', '--output=json', '-f', 'raw',
+                            f'nbd+unix:///e?socket={side.folder}/nbd'], check=True,
+                           stdout=subprocess.PIPE, timeout=quoin.LIMIT)
+        return [(x['start'], x['length']) for x in json.loads(r.stdout) if not x['data']]
+    assert pair.each(dirty) == [(65536, 131072), (1 << 20, 65536), (4032 << 10, 65536)]
 
 
 def test_resizing(pair, kits):
