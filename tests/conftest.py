@@ -17,7 +17,10 @@ import quoin  # noqa: E402
 
 
 def pytest_configure(config):
+    # In a shell's background it is ignored, and would be so in all that is started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line('markers', 'limit(seconds): more time than the usual 60')
+    config.addinivalue_line('markers', 'patient: waits for a time limit; not again with ASan')
     config.addinivalue_line('markers', 'io: moves data; also run under ThreadSanitizer')
 
 

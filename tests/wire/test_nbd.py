@@ -884,6 +884,7 @@ def hung(start, tmp):
     return d, c, path
 
 
+@pytest.mark.patient
 def test_hard_delete_returns_while_a_request_hangs(hung):
     d, c, path = hung
     begin = time.monotonic()
@@ -897,6 +898,7 @@ def test_hard_delete_returns_while_a_request_hangs(hung):
     assert_serves(path)
 
 
+@pytest.mark.patient
 def test_stop_returns_while_a_request_hangs(hung):
     d, c, path = hung
     begin = time.monotonic()
@@ -908,6 +910,7 @@ def test_stop_returns_while_a_request_hangs(hung):
     assert_serves(path)
 
 
+@pytest.mark.patient
 def test_a_hanging_request_holds_up_no_command(hung):
     d, _, _ = hung
     other = d.connect()

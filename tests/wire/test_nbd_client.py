@@ -349,6 +349,7 @@ class Deaf(nbdserver.Server):
         super()._serve(s)
 
 
+@pytest.mark.patient
 @pytest.mark.limit(90)
 def test_one_silent_handshake_is_not_waited_for_as_long_as_for_the_server(start, tmp):
     """A half dead server takes the connection; its successor comes long before the
@@ -581,6 +582,7 @@ def test_who_waits_for_a_silent_server_holds_up_no_guest_of_another_disk(start, 
         d.stop()
 
 
+@pytest.mark.patient
 @pytest.mark.limit(120)
 def test_the_daemon_ends_while_a_command_waits_for_the_server(start, tmp):
     with nbdserver.Server(tmp / 's.sock', bytes(4 * MIB)) as s:
@@ -594,6 +596,7 @@ def test_the_daemon_ends_while_a_command_waits_for_the_server(start, tmp):
         d.stop(limit=60 * quoin.SLOW, status=None)
 
 
+@pytest.mark.patient
 @pytest.mark.limit(120)
 def test_the_daemon_ends_while_the_server_is_silent(start, tmp):
     with nbdserver.Server(tmp / 's.sock', b'a' * MIB) as s:
@@ -607,6 +610,7 @@ def test_the_daemon_ends_while_the_server_is_silent(start, tmp):
         d.stop(limit=60 * quoin.SLOW, status=None)
 
 
+@pytest.mark.patient
 @pytest.mark.limit(120)
 def test_many_exports_of_a_silent_server_do_not_add_up_at_the_end(start, tmp):
     with nbdserver.Server(tmp / 's.sock', b'a' * MIB) as s:

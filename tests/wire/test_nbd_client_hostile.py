@@ -359,6 +359,7 @@ class Flood(nbdserver.Server):
         super()._reply(s, option, kind, data)
 
 
+@pytest.mark.patient
 @pytest.mark.limit(120)
 def test_silence_and_endless_talk_in_the_handshake_have_a_time_limit(start, tmp):
     """Before any byte, within the greeting, between and within replies; others are
