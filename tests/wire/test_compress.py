@@ -95,7 +95,8 @@ def test_each_cluster_once_by_several_writers(start, tmp, kind, cluster):
 def test_as_compact_as_qemu_packs(start, tmp, kind):
     """One writer with long requests; the file is about as long as qemu-img convert -c's."""
     rng = random.Random(SEED)
-    content = b''.join((rng.randbytes(rng.randrange(20000)) * 100 + bytes(CLUSTER))[:CLUSTER]
+    # No cluster of zeroes: convert leaves those out.
+    content = b''.join((rng.randbytes(rng.randrange(100, 20000)) * 100 + bytes(CLUSTER))[:CLUSTER]
                        for _ in range(SIZE // CLUSTER))
     images.raw(tmp / 'in.raw', content)
     options = 'compression_type=%s' % kind
