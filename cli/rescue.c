@@ -133,6 +133,7 @@ enum { PARSE_HELP = -1, PARSE_OK = 0 };
 static struct report *the_report;
 static bool quiet;
 static int keys_for = KEY_ANY_LAYER;	/* the layer that --layer named last */
+static bool layer_waits;		/* and there was no key behind it yet */
 
 static void
 say(const char *line)
@@ -186,6 +187,7 @@ add_key(struct keyring *ring, int opt, const char *arg)
 		return complain("this is no file descriptor: ", arg);
 	if (read_key(opt, arg, &key, &err) == 0) {
 		key->layer = keys_for;
+		layer_waits = false;
 		if (keyring_add(ring, key, &err) == 0)
 			return PARSE_OK;
 	}
@@ -215,6 +217,7 @@ set_layer(const char *arg)
 	keys_for = all ? KEY_ANY_LAYER : parse_number(arg);
 	if (!all && keys_for < 0)
 		return complain("a layer is a number, 0 for the topmost, or all; not ", arg);
+	layer_waits = !all;
 	return PARSE_OK;
 }
 
@@ -365,6 +368,8 @@ check_options(struct run_options *o)
 	if (o->report && kind == OUTPUT_STREAM)
 		return complain("the report of --json and the disk cannot both go to standard "
 				"output", "");
+	if (layer_waits)
+		return complain("--layer wants a key option behind it", "");
 	if (o->keys->words && o->keys->accept_unverified)
 		return complain("--accept-unverified-key wants one key, not the many of --try-keys", "");
 	if (o->packing != OUTPUT_STORED && o->format != RUN_QCOW2 && !o->keep_chain)

@@ -4,6 +4,7 @@
  * Such a commit changes nothing that the guest can see.  So whatever moment the
  * power goes, and whichever of the writes that were not flushed yet get lost, the
  * chain that the active image's header names has to show what it showed before. */
+#include "tests/sim/powercut.h"
 #include "tests/unit/job_test.h"
 
 #include "job/commit.h"
@@ -125,24 +126,9 @@ make_chain(struct chain *c)
 
 /* ---- a state that a power cut leaves ---- */
 
-struct cut {
-	uint64_t seq;		/* after this entry */
-	enum { KEEP_ALL, KEEP_NONE, KEEP_SOME } how;
-	struct rng rng;
-};
-
-static bool
-keep(size_t i, void *arg)
-{
-	struct cut *cut = arg;
-
-	(void)i;
-	return cut->how == KEEP_ALL || (cut->how == KEEP_SOME && rng_below(&cut->rng, 2));
-}
-
-/* Copies of all disks as they are then, with nodes over them. */
+/* Copies of all disks as they are after entry seq, with nodes over them. */
 static void
-cut_power(const struct chain *c, struct cut *cut, struct chain *ret)
+cut_power(const struct chain *c, uint64_t seq, struct cut *cut, struct chain *ret)
 {
 	for (unsigned i = 0; i < LAYERS; i++) {
 		const struct memdisk *m = c->disk[i];
@@ -150,9 +136,9 @@ cut_power(const struct chain *c, struct cut *cut, struct chain *ret)
 		uint64_t size;
 		uint8_t *image;
 
-		while (count < m->log_count && m->log[count].seq <= cut->seq)
+		while (count < m->log_count && m->log[count].seq <= seq)
 			count++;
-		image = memdisk_image(m, count, keep, cut, &size);
+		image = memdisk_image(m, count, cut_keeps, cut, &size);
 		assert_non_null(image);
 		ret->disk[i] = memdisk_new(size);
 		ret->disk[i]->no_log = true;
@@ -176,7 +162,7 @@ header_names(struct node *n, const char *name)
 
 /* Open what the active image's header names, and compare. */
 static void
-judge(struct chain *c, const struct cut *cut, unsigned *over_base)
+judge(struct chain *c, uint64_t seq, unsigned how, unsigned *over_base)
 {
 	uint8_t *buf = malloc(SIZE);
 	bool skips_mid;
@@ -195,8 +181,8 @@ judge(struct chain *c, const struct cut *cut, unsigned *over_base)
 	assert_int_equal(node_pread(c->node[2], 0, buf, SIZE), 0);
 	for (uint64_t i = 0; i < SIZE; i++)
 		if (buf[i] != model[i])
-			fail_msg("cut after %llu, way %d: byte %#llx differs, over %s",
-				 (unsigned long long)cut->seq, cut->how,
+			fail_msg("cut after %llu, way %u: byte %#llx differs, over %s",
+				 (unsigned long long)seq, how,
 				 (unsigned long long)i, skips_mid ? "base" : "mid");
 	free(buf);
 	close_all(c);
@@ -252,12 +238,12 @@ no_power_cut_shows_in_the_chain_co(void *arg)
 	step = max_u64((last - first) / STATES_MAX, 1);
 	/* The end closely, the rest in steps. */
 	for (uint64_t seq = first - 1; seq <= last; seq += seq + 60 > last ? 1 : step)
-		for (int how = KEEP_ALL; how <= KEEP_SOME; how++) {
-			struct cut cut = { .seq = seq, .how = how, .rng = { seq * 3 + 1 } };
+		for (unsigned how = KEEP_ALL; how <= KEEP_SOME; how++) {
+			struct cut cut = { .how = how, .rng = { seq * 3 + 1 } };
 			struct chain left = { 0 };
 
-			cut_power(&c, &cut, &left);
-			judge(&left, &cut, &over_base);
+			cut_power(&c, seq, &cut, &left);
+			judge(&left, seq, how, &over_base);
 			states++;
 		}
 	/* Both sides of the switch were seen. */

@@ -10,6 +10,7 @@
 #include "block/driver.h"
 #include "block/qcow2/format.h"
 #include "block/qcow2/qcow2.h"
+#include "tests/sim/powercut.h"
 #include "tests/support/memdisk.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
@@ -34,20 +35,6 @@ open_file(struct memdisk *m)
 	return n;
 }
 
-struct cut {
-	unsigned how;			/* 0: all, 1: none, else some */
-	struct rng rng;
-};
-
-static bool
-keep(size_t i, void *arg)
-{
-	struct cut *cut = arg;
-
-	(void)i;
-	return cut->how == 0 || (cut->how > 1 && rng_below(&cut->rng, 2));
-}
-
 static bool
 has(const struct qcow2 *q, const char *name, const char *fmt)
 {
@@ -62,7 +49,7 @@ judge(struct memdisk *disk, const struct names *names, size_t count, unsigned ho
 {
 	struct cut cut = { .how = how, .rng = { count * 7 + how } };
 	uint64_t size;
-	uint8_t *image = memdisk_image(disk, count, keep, &cut, &size);
+	uint8_t *image = memdisk_image(disk, count, cut_keeps, &cut, &size);
 	struct memdisk *m = memdisk_new(size);
 	struct node *file, *n;
 	char *text = NULL;

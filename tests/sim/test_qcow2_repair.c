@@ -5,6 +5,7 @@
  * moment the power goes, and whichever of the writes that were not flushed yet get
  * lost: what is left has no more faults than before, the guest's data is the same, and
  * the next repair makes it sound; one more changes nothing. */
+#include "tests/sim/powercut.h"
 #include "tests/unit/block_test.h"
 
 #include "block/check.h"
@@ -174,28 +175,12 @@ judge(struct memdisk *left, const struct check_result *before, const uint8_t *mo
 	free(sound);
 }
 
-enum how { KEEP_ALL, KEEP_NONE, KEEP_SOME, WAYS };
-
-struct cut {
-	enum how how;
-	struct rng rng;
-};
-
-static bool
-keep(size_t i, void *arg)
-{
-	struct cut *c = arg;
-
-	(void)i;
-	return c->how == KEEP_ALL || (c->how == KEEP_SOME && rng_below(&c->rng, 2));
-}
-
 static void
 judge_cut(const struct memdisk *whole, size_t count, struct cut *cut,
 	  const struct check_result *before, const uint8_t *model)
 {
 	uint64_t size;
-	uint8_t *image = memdisk_image(whole, count, keep, cut, &size);
+	uint8_t *image = memdisk_image(whole, count, cut_keeps, cut, &size);
 	struct memdisk *left = memdisk_new(size);
 	struct node *file;
 
@@ -239,8 +224,8 @@ power_cuts_co(void *arg)
 		struct memdisk *m = repair(d, model, &before);
 
 		for (size_t count = 0; count <= m->log_count; count++)
-			for (unsigned how = 0; how < WAYS; how++, states++) {
-				struct cut cut = { (enum how)how, { count * 5 + how } };
+			for (unsigned how = 0; how <= KEEP_SOME; how++, states++) {
+				struct cut cut = { how, { count * 5 + how } };
 
 				judge_cut(m, count, &cut, &before, model);
 			}

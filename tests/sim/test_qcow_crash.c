@@ -4,6 +4,7 @@
  * Each sector of the disk holds one byte value.  A sector may show what it held at
  * the last flush that the guest got an answer to, or what was written since; never
  * anything else. */
+#include "tests/sim/powercut.h"
 #include "tests/unit/qcow_test.h"
 
 enum { SECTORS = 600, SIZE = SECTORS * QCOW_SECTOR, OPS = 60, BASE_BYTE = 63 };
@@ -122,29 +123,13 @@ judge(struct world *w, size_t cut, const char *what)
 
 /* ---- power cuts ---- */
 
-enum how { KEEP_ALL, KEEP_NONE, KEEP_SOME, WAYS };
-
-struct cut {
-	enum how how;
-	struct rng rng;
-};
-
-static bool
-keep(size_t i, void *arg)
-{
-	struct cut *c = arg;
-
-	(void)i;
-	return c->how == KEEP_ALL || (c->how == KEEP_SOME && rng_below(&c->rng, 2));
-}
-
 /* The disk as it is then becomes "file". */
 static void
 cut_power(struct world *w, size_t count, struct cut *cut)
 {
 	struct memdisk *whole = w->disk, *left;
 	uint64_t size;
-	uint8_t *image = memdisk_image(whole, count, keep, cut, &size);
+	uint8_t *image = memdisk_image(whole, count, cut_keeps, cut, &size);
 
 	left = memdisk_new(size);
 	left->no_log = true;
@@ -175,8 +160,8 @@ power_cuts_co(void *arg)
 		node_unref(w.image);
 		node_unref(w.file);
 		for (size_t count = 0; count <= w.disk->log_count; count++)
-			for (unsigned how = 0; how < WAYS; how++, states++) {
-				struct cut cut = { (enum how)how, { count * 7 + how } };
+			for (unsigned how = 0; how <= KEEP_SOME; how++, states++) {
+				struct cut cut = { how, { count * 7 + how } };
 
 				cut_power(&w, count, &cut);
 			}

@@ -14,6 +14,7 @@
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/snapshots.h"
 #include "block/snapshot.h"
+#include "tests/sim/powercut.h"
 #include "tests/support/memdisk.h"
 #include "tests/unit/aio_test.h"
 #include "tests/unit/qcow2_mem.h"
@@ -108,20 +109,6 @@ record_all(struct world *w, struct rng *r)
 
 /* ---- judging ---- */
 
-struct cut {
-	unsigned how;			/* 0: all, 1: none, else some */
-	struct rng rng;
-};
-
-static bool
-keep(size_t i, void *arg)
-{
-	struct cut *cut = arg;
-
-	(void)i;
-	return cut->how == 0 || (cut->how > 1 && rng_below(&cut->rng, 2));
-}
-
 static void
 compare(struct world *w, unsigned p, struct node *n)
 {
@@ -154,7 +141,7 @@ judge(struct world *w, unsigned p, size_t count, unsigned how)
 	struct node *file, *n;
 	struct qcow2 *q;
 	uint64_t size;
-	uint8_t *image = memdisk_image(w->disk, count, keep, &cut, &size);
+	uint8_t *image = memdisk_image(w->disk, count, cut_keeps, &cut, &size);
 	bool marked;
 
 	m = memdisk_new(size);

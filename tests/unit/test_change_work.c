@@ -359,6 +359,20 @@ an_image_that_hangs_as_writing_ends_holds_up_no_other_co(void *arg)
 	close_and_tear_down(&w, file);
 }
 
+/* An image that is read-only and marked dirty; returns the world's own node. */
+static struct node *
+set_up_dirty(struct world *w)
+{
+	struct node *file;
+
+	set_up(w);
+	file = w->n;
+	open_and_write(w);
+	stop_writing(w);
+	assert_int_equal(qcow2_mark(w->n->state, QCOW2_INCOMPAT_DIRTY), 0);
+	return file;
+}
+
 /* As of an image that is marked dirty: it is repaired as writing begins. */
 static void
 an_image_that_hangs_as_writing_begins_holds_up_no_other_co(void *arg)
@@ -368,11 +382,7 @@ an_image_that_hangs_as_writing_begins_holds_up_no_other_co(void *arg)
 	struct node *file;
 
 	(void)arg;
-	set_up(&w);
-	file = w.n;
-	open_and_write(&w);
-	stop_writing(&w);
-	assert_int_equal(qcow2_mark(w.n->state, QCOW2_INCOMPAT_DIRTY), 0);
+	file = set_up_dirty(&w);
 	w.disk->yields = HANGS;
 	begin(&w, &t[0], start_writing);
 	begin(&w, &t[1], use);
@@ -390,11 +400,7 @@ an_image_that_does_not_become_writable_is_as_it_was_co(void *arg)
 	struct node *file;
 
 	(void)arg;
-	set_up(&w);
-	file = w.n;
-	open_and_write(&w);
-	stop_writing(&w);
-	assert_int_equal(qcow2_mark(w.n->state, QCOW2_INCOMPAT_DIRTY), 0);
+	file = set_up_dirty(&w);
 	memdisk_fail(w.disk, 1 << MEMDISK_WRITE, 1, -EIO, true);
 	assert_int_equal(node_set_read_only(w.n, false, NULL), -1);
 	assert_true(node_is_read_only(w.n));

@@ -16,6 +16,7 @@ import termios
 
 import images
 import peers
+import pytest
 import quoin
 
 MIB = 1 << 20
@@ -248,3 +249,14 @@ def same(a, b):
         return True
     at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     raise AssertionError('sizes %d and %d; first difference at %d' % (len(a), len(b), at))
+
+
+def small_file_system(tmp, size):
+    """For a fixture: a folder on a file system of its own, of so many bytes."""
+    path = tmp / 'small'
+    path.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', path],
+                      capture_output=True).returncode:
+        pytest.skip('a file system of a given size cannot be mounted here')
+    yield path
+    subprocess.run(['umount', path], check=True)

@@ -17,7 +17,7 @@ import pytest
 import quoin
 from rescuekit import (MIB, PASSWORD, Terminal, content, create, create_options, digest, disk, encrypt,
                        image_opts, mkfs, noise, peer_content, qemu_img, rescue, same, secret,
-                       standard, write)
+                       small_file_system, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -394,13 +394,7 @@ def test_a_limit_on_file_size_is_an_error_that_leaves_nothing(tmp, target):
 @pytest.fixture
 def small_disk(tmp):
     """A folder on a file system of 8 MiB."""
-    path = tmp / 'small'
-    path.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', path],
-                      capture_output=True).returncode:
-        pytest.skip('a file system of a given size cannot be mounted here')
-    yield path
-    subprocess.run(['umount', path], check=True)
+    yield from small_file_system(tmp, '8m')
 
 
 def test_free_space_is_looked_at_first(tmp, small_disk):

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 
 import images
 import peers
 import pytest
 import quoin
 from rescuekit import (MIB, content, create, encrypt, image_opts, noise, qemu_img, rescue, same,
-                       standard, write)
+                       small_file_system, standard, write)
 from test_rescue_chain import chain
 from test_rescue_resume import cut_short, sample
 
@@ -102,13 +101,7 @@ def test_an_interrupted_run_goes_on(tmp, sig):
 @pytest.fixture
 def small_disk(tmp):
     """A folder on a file system of 4 MiB."""
-    path = tmp / 'small'
-    path.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', path],
-                      capture_output=True).returncode:
-        pytest.skip('a file system of a given size cannot be mounted here')
-    yield path
-    subprocess.run(['umount', path], check=True)
+    yield from small_file_system(tmp, '4m')
 
 
 @pytest.mark.parametrize('fits', [True, False])

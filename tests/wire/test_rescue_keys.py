@@ -363,3 +363,10 @@ def test_the_prompt_survives_a_stop(tmp):
     t.expect('whole and on disk')
     assert t.end() == 0
     assert same(content(tmp / 'out'), content(plain))
+
+
+def test_layer_wants_a_key_behind_it(tmp):
+    image = standard(tmp, 'luks')[1]
+    r = rescue(tmp, '--key-file', tmp / 'key', '--layer', '0', image, tmp / 'out')
+    assert r.status == 2 and '--layer wants a key option behind it' in r.err
+    assert not os.path.exists(tmp / 'out')
