@@ -139,12 +139,12 @@ def decrypt(kind, path, key, target):
     img('convert', *_secret(key), '--image-opts', encrypted_opts(kind, path), '-O', 'raw', target)
 
 
-def io(path, *commands, fmt='raw'):
+def io(path, *commands, fmt='raw', **kw):
     """qemu-io commands on an image, or what a URI stands for."""
     argv = []
     for c in commands:
         argv += ['-c', c]
-    return tool(peers.QEMU_IO, '-f', fmt, '-d', 'unmap', path, *argv)
+    return tool(peers.QEMU_IO, '-f', fmt, '-d', 'unmap', path, *argv, **kw)
 
 
 def check(path, fmt='qcow2'):

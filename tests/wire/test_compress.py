@@ -171,6 +171,32 @@ def test_what_has_a_place_is_not_written_compressed(start, tmp):
 
 
 @pytest.mark.io
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_host_cluster_that_was_freed_is_not_packed_on(start, tmp, kind):
+    """What went into it first is unmapped, it is given to plain data, and the next one is
+    compressed.  QEMU packs it into the plain data."""
+    path = tmp / 'disk.qcow2'
+    images.qcow2(path, 16 * CLUSTER, None, 'compression_type=%s' % kind)
+    d, sock = serve(start, tmp, path)
+    d.cmd('block-export-add', type='nbd', id='plain', node_name='q', writable=True)
+    conn, plain = nbdraw.connect(sock, 'n'), nbdraw.connect(sock, 'q')
+    data = random.Random(SEED).randbytes(8 * CLUSTER)
+    for k in 0, 4 * CLUSTER:
+        assert write(conn, 0, b'\1' * CLUSTER) == 0
+        # What is freed is taken again once that is on disk.
+        for request in (nbdraw.TRIM, 0, CLUSTER), (nbdraw.FLUSH, 0, 0):
+            plain.request(*request)
+            assert plain.simple()[0] == 0
+        assert write(plain, 4 * CLUSTER + k, data[k:k + 4 * CLUSTER]) == 0
+    assert write(conn, 0, b'\2' * CLUSTER) == 0
+    d.stop()
+    model = bytearray(16 * CLUSTER)
+    model[:CLUSTER] = b'\2' * CLUSTER
+    model[4 * CLUSTER:12 * CLUSTER] = data
+    judge(tmp, path, model)
+
+
+@pytest.mark.io
 @pytest.mark.parametrize('round_', range(3))
 def test_kill_leaves_no_corruption(start, tmp, round_):
     rng = random.Random(SEED + round_)

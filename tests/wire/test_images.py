@@ -121,21 +121,29 @@ def test_random_requests_against_a_model(start, tmp, shape, backing):
 
 
 def qemu_writes(rng, path, cluster, n):
-    """Random requests by qemu-io, compressed ones among them, which fail where a
-    cluster has its place already."""
-    commands = []
-    for _ in range(n):
+    """Random requests by qemu-io, some compressed, which fail where a cluster has its
+    place already.
+
+    Those that are compressed have a qemu-io of their own: QEMU packs the next one into
+    the host cluster of the last one even where that was freed, and given to other data,
+    in between (test_compress.py has the sequence).
+    """
+    def compressed():
+        off = rng.randrange(SIZE) // cluster * cluster
+        return ['write -c -P %d %d %d' % (rng.randrange(1, 256), k, min(cluster, SIZE - k))
+                for k in (off, (off + cluster) % SIZE // cluster * cluster)]
+
+    def plain():
         unit = rng.choice([512, 4096, cluster // 32 or 512, cluster])
         off = rng.randrange(SIZE) // unit * unit
         length = min(unit * rng.choice([1, 1, 2, 5]), SIZE - off)
-        byte = rng.randrange(1, 256)
-        commands += ['-c', rng.choice([
-            'write -P %d %d %d' % (byte, off, length), 'write -P %d %d %d' % (byte, off, length),
-            'write -z %d %d' % (off, length), 'write -z -u %d %d' % (off, length),
-            'discard %d %d' % (off, length),
-            'write -c -P %d %d %d' % (byte, off // cluster * cluster,
-                                      min(cluster, SIZE - off // cluster * cluster))])]
-    images.tool(images.peers.QEMU_IO, '-d', 'unmap', '-f', 'qcow2', *commands, path, check=False)
+        return rng.choice(['write -P %d' % rng.randrange(1, 256)] * 2
+                          + ['write -z', 'write -z -u', 'discard']) + ' %d %d' % (off, length)
+    while n > 0:
+        commands = compressed() if rng.randrange(4) == 0 else [
+            plain() for _ in range(rng.randrange(1, 10))]
+        n -= len(commands)
+        images.io(path, *commands, fmt='qcow2', check=False)
 
 
 def converted(tmp, path, *options):
