@@ -302,15 +302,6 @@ co_rwlock_unlock(struct co_rwlock *l)
 	rwlock_release(l, v & LOCKED ? v - LOCKED : v - ONE);
 }
 
-void
-co_rwlock_downgrade(struct co_rwlock *l)
-{
-	unsigned v = guard(&l->word);
-
-	assert(v & LOCKED);
-	rwlock_release(l, v - LOCKED + ONE);
-}
-
 /* ---- queue ---- */
 
 void

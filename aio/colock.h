@@ -61,7 +61,6 @@ struct co_rwlock {
 void co_rwlock_rdlock(struct co_rwlock *l);
 void co_rwlock_wrlock(struct co_rwlock *l);
 void co_rwlock_unlock(struct co_rwlock *l);	/* anywhere; either kind */
-void co_rwlock_downgrade(struct co_rwlock *l);	/* from writer to reader */
 
 /* ---- queue: wait for a condition that some lock guards ---- */
 

@@ -49,16 +49,12 @@ struct loop *loop_main(void);
 struct loop *loop_io(unsigned i);	/* i < loop_io_count() */
 unsigned loop_io_count(void);		/* those of loops_start(); not loop_add() */
 unsigned loop_index(const struct loop *l);	/* 0 is the main loop */
-const char *loop_name(const struct loop *l);
 
 /* One more I/O loop at run time, on loop 0 (it may block for a moment).  The
  * name is copied, and cut to what a thread's name may be.  loop_remove(): all
  * that lived on it has ended; blocks until its thread has. */
 int loop_add(const char *name, struct loop **ret, struct error **errp);
 void loop_remove(struct loop *l);
-
-/* The kernel's id of a loop's thread, as query-iothreads and top show it. */
-int loop_thread_id(const struct loop *l);
 
 /* Run loop 0 until loop_quit(), which any thread, signal watch or coroutine
  * may call; a quit that came earlier counts. */

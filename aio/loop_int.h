@@ -100,7 +100,6 @@ struct loop {
 	int start_error;
 	char ring_reason[96];		/* why it has no ring, if it wanted one */
 	pthread_t thread;
-	int thread_id;
 	char name[16];
 };
 

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "aio/loop.h"
@@ -52,18 +51,6 @@ unsigned
 loop_index(const struct loop *l)
 {
 	return l->index;
-}
-
-const char *
-loop_name(const struct loop *l)
-{
-	return l->name;
-}
-
-int
-loop_thread_id(const struct loop *l)
-{
-	return l->thread_id;
 }
 
 const char *
@@ -142,7 +129,6 @@ static int
 loop_open(struct loop *l)
 {
 	loop_tls = l;
-	l->thread_id = (int)syscall(SYS_gettid);
 	co_loop_init(l);
 	task_queue_init(&l->runnable);
 	list_init(&l->deferred);

@@ -115,12 +115,6 @@ timer_cancel(struct timer *t)
 	heap_remove(t->loop, t);
 }
 
-bool
-timer_pending(const struct timer *t)
-{
-	return t->link;
-}
-
 void
 timer_run(struct loop *l)
 {

@@ -42,7 +42,6 @@ void timer_set(struct timer *t, int64_t deadline_ns);
 
 /* After this fn never comes.  On the loop that set it; no-op if not set. */
 void timer_cancel(struct timer *t);
-bool timer_pending(const struct timer *t);
 
 /* A limit to how long a coroutine waits, valid as zero bytes: when it is reached,
  * over is true and the coroutine awake. */

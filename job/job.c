@@ -282,14 +282,6 @@ job_sleep(struct job *j, int64_t ns)
 }
 
 void
-job_wait(struct job *j)
-{
-	if (!j->pause_count && !j->cancelled)
-		rest(j, INT64_MAX);
-	job_pause_point(j);
-}
-
-void
 job_set_ready(struct job *j)
 {
 	job_move(j, JOB_STATUS_READY);

@@ -134,10 +134,8 @@ bool job_cancel_requested(const struct job *j);	/* one way or the other */
 bool job_should_stop(const struct job *j);
 /* Stay paused for as long as somebody wants it. */
 void job_pause_point(struct job *j);
-/* Sleep, or less if there is a reason; then job_pause_point(). */
+/* Sleep for ns, or until job_kick() or another reason; then job_pause_point(). */
 void job_sleep(struct job *j, int64_t ns);
-/* Until job_kick(); then job_pause_point(). */
-void job_wait(struct job *j);
 void job_kick(struct job *j);
 void job_set_ready(struct job *j);
 
