@@ -49,11 +49,6 @@ SUITES = collections.OrderedDict([
     ('unit', ('plain', 'unit', '.', 240)),
 ])
 
-# So many failed tests of a suite are run once more.  The peer of `compat` sometimes
-# misses what it is sent right after its start, or its `quit`, on a busy machine most
-# of all; what passes then is told, with how it failed.
-ONCE_MORE = {'compat': 3}
-
 Count = collections.namedtuple('Count', 'passed failed skipped notes')
 say_lock = threading.Lock()
 
@@ -145,49 +140,26 @@ def run_crash(build, runs, limit, log, name):
                 for argv in runs])
 
 
-def pytest_once(build, what, limit, log, name):
-    """(exit status, output, the suite of its report; None where there is none)"""
+def run_pytest(build, what, limit, log, name):
+    what = [w for w in what if not w.startswith('tests/') or os.path.exists(os.path.join(TOP, w))]
+    if not any(w.startswith('tests/') for w in what):
+        return Count(0, 0, 0, [])
     xml = os.path.join(LOGS, name + '.xml')
     if os.path.exists(xml):
         os.unlink(xml)
-    log.flush()
-    start = log.tell()
     argv = ['/usr/bin/python3', '-m', 'pytest', '-c', 'tests/pytest.ini', '--rootdir=tests',
             '-q', '--tb=short', '--durations=5', '--junitxml=' + xml, *what, *pytest_options]
     status = bounded(argv, log, limit, environment(build))
     log.flush()
     with open(log.name, errors='replace') as f:
-        f.seek(start)
         out = f.read()
-    suite = ET.parse(xml).getroot().find('testsuite') if os.path.exists(xml) else None
-    return status, out, suite
-
-
-def failed_tests(suite):
-    """Those of a report, as pytest's arguments."""
-    return ['tests/%s.py::%s' % (case.get('classname').replace('.', '/'), case.get('name'))
-            for case in suite.iter('testcase')
-            if case.find('failure') is not None or case.find('error') is not None]
-
-
-def run_pytest(build, what, limit, log, name):
-    what = [w for w in what if not w.startswith('tests/') or os.path.exists(os.path.join(TOP, w))]
-    if not any(w.startswith('tests/') for w in what):
-        return Count(0, 0, 0, [])
-    status, out, suite = pytest_once(build, what, limit, log, name)
     notes = ['skipped' + line[len('SKIPPED'):] for line in out.splitlines()
              if line.startswith('SKIPPED')]
-    if suite is None:
+    if not os.path.exists(xml):
         return Count(0, 1, 0, notes + ['FAILED %s (exit status %s)\n%s' % (name, status, tail(out))])
+    suite = ET.parse(xml).getroot().find('testsuite')
     total, skips = int(suite.get('tests')), int(suite.get('skipped'))
     bad = int(suite.get('failures')) + int(suite.get('errors'))
-    again = failed_tests(suite)
-    if name in ONCE_MORE and 0 < len(again) <= ONCE_MORE[name]:
-        first = tail(out, 30)
-        status, out, suite = pytest_once(build, again, limit, log, name)
-        bad = len(failed_tests(suite)) if suite is not None else len(again)
-        if not bad:
-            notes.append('%s passed when run once more:\n%s' % (', '.join(again), first))
     passed = max(0, total - bad - skips)
     if status not in (0, 5) and bad == 0:
         bad = 1

@@ -66,45 +66,34 @@ class QmpError(Exception):
 class Qmp:
     """One client connection.  Replies and events are kept apart."""
 
-    def __init__(self, path, negotiate=True, sock=None, limit=LIMIT, may_greet_twice=False):
-        if sock is None:
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(limit)
-            try:
-                sock.connect(str(path))
-            except OSError:
-                sock.close()
-                raise
+    def __init__(self, path, negotiate=True):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(LIMIT)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            sock.close()
+            raise
         self.sock = sock
-        self.limit = limit
         self.buf = b''
         self.events = []
         self.next_id = 0
-        self.may_greet_twice = may_greet_twice
-        self.stale = set()      # ids of requests whose replies nobody wants any more
         self.schema = None      # an introspect.Schema: what arrives is checked
         self.greeting = self.recv()
         assert 'QMP' in self.greeting, self.greeting
         if negotiate:
-            self._negotiate()
-
-    def _negotiate(self):
-        reply = self.ask('qmp_capabilities')
-        # Who greets twice may have taken the first try after all.
-        if 'error' in reply and not (
-                self.may_greet_twice and 'already complete' in reply['error']['desc']):
-            raise QmpError(reply)
+            self.cmd('qmp_capabilities')
 
     def close(self):
         self.sock.close()
 
     def send_raw(self, data):
-        self.sock.settimeout(self.limit)
+        self.sock.settimeout(LIMIT)
         self.sock.sendall(data)
 
     def recv(self, limit=None):
         """The next message, whatever it is."""
-        end = time.monotonic() + (self.limit if limit is None else limit)
+        end = time.monotonic() + (LIMIT if limit is None else limit)
         while b'\n' not in self.buf:
             left = end - time.monotonic()
             if left <= 0:
@@ -147,15 +136,6 @@ class Qmp:
             if 'event' in msg:
                 self.events.append(msg)
                 continue
-            if self.may_greet_twice and 'QMP' in msg:
-                # QEMU does to a client that came early, forgets that it negotiated,
-                # and may or may not answer what it was asked before.
-                self.stale.add(self.next_id)
-                if name != 'qmp_capabilities':
-                    self._negotiate()
-                return self.ask(name, arguments, limit, **more)
-            if msg.get('id') in self.stale:
-                continue
             assert msg.get('id') == self.next_id, msg
             if self.schema and 'return' in msg:
                 bad = self.schema.reply(name, msg['return'])
@@ -180,7 +160,7 @@ class Qmp:
         for i, msg in enumerate(self.events):
             if fits(msg):
                 return self.events.pop(i)
-        end = time.monotonic() + (self.limit if limit is None else limit)
+        end = time.monotonic() + (LIMIT if limit is None else limit)
         while True:
             left = end - time.monotonic()
             if left <= 0:
@@ -292,26 +272,6 @@ class Daemon:
                 introspect.Schema(reply['return']) if 'return' in reply else None
         self.qmp.schema = Daemon.schemas[self.program]
 
-    def _client(self, path, negotiate):
-        """A client; the peer may lose one that came early, or what it asked: try anew."""
-        if self.program == QUOIND:
-            return Qmp(path, negotiate)
-        for _ in range(3):
-            sock = socket.socket(socket.AF_UNIX)
-            try:
-                sock.settimeout(LIMIT)
-                sock.connect(str(path))
-                client = Qmp(path, negotiate, sock, LIMIT / 4, may_greet_twice=True)
-            except (TimeoutError, ConnectionResetError, EOFError):
-                sock.close()
-                continue
-            except BaseException:
-                sock.close()
-                raise
-            client.limit = LIMIT
-            return client
-        raise TimeoutError('%s answers nobody at %s' % (self.program, path))
-
     def connect(self, negotiate=True, limit=LIMIT, path=None):
         """A client, as soon as the socket takes one."""
         path = path or self.path
@@ -320,7 +280,7 @@ class Daemon:
             try:
                 if self.ready_path:
                     os.stat(self.ready_path)
-                client = self._client(path, negotiate)
+                client = Qmp(path, negotiate)
                 client.schema = Daemon.schemas.get(self.program)
                 self.clients.append(client)
                 return client
