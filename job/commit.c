@@ -2,14 +2,14 @@
 /* Commit: what the layers from top down to above base hold goes into base; then
  * whatever used top uses base.
  *
- * Everything that can be refused is refused at the start: base, and the overlay
- * whose header will be rewritten, are made writable before a byte moves.
+ * Everything that can be refused is refused at the start: base, and the images above
+ * top whose headers will be rewritten, are made writable before a byte moves.
  *
- * Where nobody writes to top, one walk over the disk does it, and over what a longer
- * base would show behind the end of top.  Where clients write,
+ * Where nobody writes to top, one walk over the disk does it.  Where clients write,
  * the filter above top keeps a set of what is dirty (block/filters/commit_top.h has
  * the argument); when the bulk is done, writes go to both nodes, the job is ready,
- * and stays so until it is told to complete.
+ * and stays so until it is told to complete.  What a longer base would show behind the
+ * end of top to an image above becomes zeroes.
  *
  * Before the switch base is flushed.  So what a client was told to be safe in top is
  * safe in base before any header, or any client, relies on base. */
@@ -36,10 +36,13 @@ enum { IDLE_NS = 1000000000 };
 
 struct commit {
 	struct job job;
-	struct node *filter, *top, *base, *overlay;	/* references */
+	struct node *filter, *top, *base;	/* references */
+	struct node **overlays;		/* references; those that were read-only before */
+	size_t n_overlays;
 	struct root *root;		/* on the filter */
+	uint64_t end;			/* up to here base is as those above have to see it */
 	bool active, completing, pivot;
-	bool opened_base, opened_overlay;	/* they were read-only before */
+	bool opened_base;		/* it was read-only before */
 	enum BlockdevOnError on_error;
 	char *backing_file;
 	const char *backing_fmt;
@@ -60,15 +63,28 @@ status(struct commit *s, uint64_t off, uint64_t len, struct extent *x)
 	return node_status_above(s->filter, s->base, off, len, true, x);
 }
 
-/* Behind the end of a top that is shorter than its overlay this shows zeroes; what a
- * longer base has there would take their place. */
+/* Behind the end of a top that is shorter than it an overlay shows zeroes; what a longer
+ * base has there would take their place. */
 static uint64_t
-walk_end(const struct commit *s)
+end_to_see(const struct commit *s)
 {
-	uint64_t size = node_size(s->filter);
+	return max_u64(node_size(s->filter),
+		       min_u64(commit_top_reach(s->filter), node_size(s->base)));
+}
 
-	return s->overlay ? max_u64(size, min_u64(node_size(s->overlay), node_size(s->base)))
-			  : size;
+static int
+tail_next(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p)
+{
+	struct commit *s = user;
+
+	(void)most;
+	*cursor = max_u64(*cursor, node_size(s->filter));
+	if (*cursor >= s->end)
+		return 0;
+	*p = (struct copy_piece){ .off = *cursor, .zero = true,
+				  .len = copy_cut(*cursor, s->end - *cursor, COPY_ZERO_CHUNK) };
+	*cursor += p->len;
+	return 1;
 }
 
 /* Nobody writes to top: walk once over the disk. */
@@ -76,7 +92,7 @@ static int
 walk_next(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p)
 {
 	struct commit *s = user;
-	uint64_t size = node_size(s->filter), end = walk_end(s);
+	uint64_t size = node_size(s->filter);
 
 	while (*cursor < size) {
 		struct extent x;
@@ -94,12 +110,7 @@ walk_next(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p)
 		*cursor += x.len;
 		job_progress_add(&s->job, x.len);
 	}
-	if (*cursor >= end)
-		return 0;
-	*p = (struct copy_piece){ .off = *cursor, .zero = true,
-				  .len = copy_cut(*cursor, end - *cursor, COPY_ZERO_CHUNK) };
-	*cursor += p->len;
-	return 1;
+	return tail_next(user, cursor, most, p);
 }
 
 static int
@@ -141,13 +152,16 @@ dirty_move(void *user, const struct copy_piece *p, void *buf, enum IoOperationTy
 /* ---- the work ---- */
 
 static int
-copy_all(struct commit *s)
+copy_pieces(struct commit *s,
+	    int (*next)(void *user, uint64_t *cursor, uint64_t most, struct copy_piece *p),
+	    int (*move)(void *user, const struct copy_piece *p, void *buf,
+			enum IoOperationType *ret_op))
 {
 	struct copy_options o = {
 		.root = s->root,
 		.user = s,
-		.next = s->active ? dirty_next : walk_next,
-		.move = s->active ? dirty_move : walk_move,
+		.next = next,
+		.move = move,
 		.target = s->base,
 		.granule = COMMIT_TOP_GRANULE,
 		.on_source_error = s->on_error,
@@ -158,6 +172,12 @@ copy_all(struct commit *s)
 
 	copy_free(c);
 	return r;
+}
+
+static int
+copy_dirty(struct commit *s)
+{
+	return copy_pieces(s, dirty_next, dirty_move);
 }
 
 static int
@@ -207,7 +227,8 @@ mark_all(struct commit *s)
 			commit_top_mark(s->filter, off, x.len);
 		off += x.len;
 	}
-	job_progress_set(&s->job, 0, commit_top_dirty(s->filter));
+	job_progress_set(&s->job, 0,
+			 commit_top_dirty(s->filter) + (s->end - node_size(s->filter)));
 	return 0;
 }
 
@@ -222,7 +243,7 @@ catch_up(struct commit *s)
 		int r;
 
 		job_progress_set(&s->job, done, done + left);
-		r = copy_all(s);
+		r = copy_dirty(s);
 		if (r < 0)
 			return r;
 	}
@@ -237,7 +258,9 @@ run_active(struct commit *s)
 	/* The bulk in one pass, then no new dirt but for errors: so however busy
 	 * clients are, there is an end to it. */
 	if (!r)
-		r = copy_all(s);
+		r = copy_pieces(s, tail_next, walk_move);
+	if (!r)
+		r = copy_dirty(s);
 	if (!r) {
 		commit_top_follow(s->filter);
 		r = catch_up(s);
@@ -270,10 +293,11 @@ commit_run(struct job *j, struct error **errp)
 
 	if (r < 0)
 		return r;
+	s->end = end_to_see(s);
 	if (s->active)
 		return run_active(s);
-	job_progress_set(j, 0, walk_end(s));
-	r = copy_all(s);
+	job_progress_set(j, 0, s->end);
+	r = copy_pieces(s, walk_next, walk_move);
 	if (r)
 		return r;
 	s->pivot = true;
@@ -289,6 +313,12 @@ commit_prepare(struct job *j, struct error **errp)
 
 	if (!s->pivot)
 		return 0;
+	if (end_to_see(s) > s->end) {
+		error_set(errp, "An image above '%s' has grown, and would show what '%s' holds "
+			  "behind the end of '%s'; start the commit again",
+			  s->top->name, s->base->name, s->top->name);
+		return -EBUSY;
+	}
 	return commit_top_pivot(s->filter, s->backing_file, s->backing_fmt, errp) < 0
 		       ? -EIO
 		       : 0;
@@ -326,17 +356,21 @@ commit_clean(struct job *j)
 	job_drop_nodes(j);
 	if (s->opened_base && !base_is_top)
 		(void)node_set_read_only(s->base, true, NULL);
-	if (s->opened_overlay)
-		(void)node_set_read_only(s->overlay, true, NULL);
+	while (s->n_overlays) {
+		struct node **n = &s->overlays[--s->n_overlays];
+
+		(void)node_set_read_only(*n, true, NULL);
+		release(n);
+	}
 	release(&s->base);
 	release(&s->top);
-	release(&s->overlay);
 }
 
 static void
 commit_free(struct job *j)
 {
 	free(of(j)->backing_file);
+	free(of(j)->overlays);
 }
 
 static void
@@ -388,7 +422,32 @@ open_for_writing(struct node *n, bool *ret_opened, struct error **errp)
 	return 0;
 }
 
-/* What the overlay's header shall say. */
+/* All images above top whose headers name it: they will name base. */
+static int
+open_overlays(struct commit *s, struct error **errp)
+{
+	size_t count;
+	int r = 0;
+
+	if (commit_top_overlays(s->top, &s->overlays, &count) < 0)
+		return error_set(errp, "Cannot allocate memory");
+	for (size_t i = 0; i < count; i++) {
+		struct node *n = s->overlays[i];
+		bool opened = false;
+
+		if (!r)
+			r = node_check_busy(n, errp);
+		if (!r)
+			r = open_for_writing(n, &opened, errp);
+		if (opened)
+			s->overlays[s->n_overlays++] = n;
+		else
+			node_unref(n);
+	}
+	return r;
+}
+
+/* What the headers of those above shall say. */
 static int
 name_backing(struct commit *s, const struct block_commit_args *a, struct error **errp)
 {
@@ -465,13 +524,11 @@ set_up(struct commit *s, const struct commit_plan *p, const struct block_commit_
 	s->on_error = a->has_on_error ? a->on_error : BLOCKDEV_ON_ERROR_REPORT;
 	s->top = node_ref(p->top);
 	s->base = node_ref(p->base);
-	s->overlay = p->overlay ? node_ref(p->overlay) : NULL;
 	if (name_backing(s, a, errp) < 0 ||
 	    open_for_writing(s->base, &s->opened_base, errp) < 0)
 		return -1;
-	if (s->overlay && open_for_writing(s->overlay, &s->opened_overlay, errp) < 0)
-		return -1;
-	if (put_filter(s, a->filter_node_name, errp) < 0)
+	if (open_overlays(s, errp) < 0 ||
+	    put_filter(s, a->filter_node_name, errp) < 0)
 		return -1;
 	return hold_chain(s, p->device, errp);
 }

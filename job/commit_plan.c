@@ -52,21 +52,6 @@ lowest(struct node *n)
 	return n;
 }
 
-/* The layer right above n, in the chain that begins at from. */
-static struct node *
-find_overlay(struct node *from, struct node *n)
-{
-	struct node *next;
-
-	n = node_skip_filters(n);
-	for (from = node_skip_filters(from); from; from = next) {
-		next = node_backing_skip(from);
-		if (next && node_skip_filters(next) == n)
-			return from;
-	}
-	return NULL;
-}
-
 /* Something other than a client stands above n: a node, or a job. */
 static bool
 has_parents(const struct node *n)
@@ -165,9 +150,5 @@ commit_plan_make(const struct block_commit_args *a, struct commit_plan *p,
 		return error_set(errp, "'backing-file' specified, but 'top' %s",
 				 is_device ? "is the active layer"
 					   : "has a writer on it");
-	if (!p->active) {
-		p->overlay = find_overlay(p->device, p->top);
-		return node_check_busy(p->overlay, errp);
-	}
 	return 0;
 }

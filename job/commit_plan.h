@@ -12,7 +12,6 @@ struct node;
 struct commit_plan {
 	struct node *device;	/* where the chain begins */
 	struct node *top, *base;
-	struct node *overlay;	/* of top; NULL if active */
 	bool active;		/* top is the active layer, or has a writer */
 };
 

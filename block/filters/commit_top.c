@@ -357,7 +357,6 @@ commit_top_settle(struct node *filter)
 
 /* ---- leaving the graph ---- */
 
-/* The images above, through filters, whose headers name what is below. */
 struct overlays {
 	struct node **nodes;
 	size_t count;
@@ -369,7 +368,7 @@ add_overlay(struct overlays *o, struct node *n)
 	struct node **p = realloc(o->nodes, (o->count + 1) * sizeof(*p));
 
 	if (!p)
-		return -1;
+		return -ENOMEM;
 	o->nodes = p;
 	o->nodes[o->count++] = node_ref(n);
 	return 0;
@@ -379,21 +378,63 @@ static int
 find_overlays(struct node *n, struct overlays *o)
 {
 	struct use *u;
+	int r = 0;
 
 	LIST_FOREACH(u, &n->users, link) {
 		struct edge *e = CONTAINER_OF(u, struct edge, use);
 
 		if (u->is_root)
 			continue;
-		if (e->role & ROLE_FILTERED) {
-			if (find_overlays(e->parent, o) < 0)
-				return -1;
-		} else if (e->role & ROLE_COW && e->parent->driver->change_backing) {
-			if (add_overlay(o, e->parent) < 0)
-				return -1;
-		}
+		if (e->role & ROLE_FILTERED)
+			r = find_overlays(e->parent, o);
+		else if (e->role & ROLE_COW && e->parent->driver->change_backing)
+			r = add_overlay(o, e->parent);
+		if (r < 0)
+			return r;
 	}
 	return 0;
+}
+
+static void
+drop_overlays(struct overlays *o)
+{
+	while (o->count)
+		node_unref(o->nodes[--o->count]);
+	free(o->nodes);
+}
+
+int
+commit_top_overlays(struct node *n, struct node ***ret, size_t *ret_count)
+{
+	struct overlays o = { 0 };
+	int r = find_overlays(n, &o);
+
+	if (r < 0) {
+		drop_overlays(&o);
+		return r;
+	}
+	*ret = o.nodes;
+	*ret_count = o.count;
+	return 0;
+}
+
+uint64_t
+commit_top_reach(const struct node *filter)
+{
+	uint64_t reach = 0;
+	struct use *u;
+
+	LIST_FOREACH(u, &filter->users, link) {
+		struct edge *e = CONTAINER_OF(u, struct edge, use);
+
+		if (u->is_root)
+			continue;
+		if (e->role & ROLE_FILTERED)
+			reach = max_u64(reach, commit_top_reach(e->parent));
+		else if (e->role & ROLE_COW)
+			reach = max_u64(reach, node_size(e->parent));
+	}
+	return reach;
 }
 
 static int
@@ -407,9 +448,7 @@ rename_backing(struct node *filter, const char *file, const char *fmt,
 		r = error_set(errp, "Cannot allocate memory");
 	for (size_t i = 0; i < o.count && !r; i++)
 		r = node_change_backing_file(o.nodes[i], file, fmt, errp);
-	while (o.count)
-		node_unref(o.nodes[--o.count]);
-	free(o.nodes);
+	drop_overlays(&o);
 	return r;
 }
 

@@ -60,6 +60,12 @@ void commit_top_follow(struct node *filter);
  * is under way. */
 bool commit_top_settle(struct node *filter);
 
+/* The images above n, top or the filter, whose headers name what is below them: an
+ * array to free, of references.  Loop 0.  0 or -ENOMEM. */
+int commit_top_overlays(struct node *n, struct node ***ret, size_t *ret_count);
+/* The size of the largest image above that shows what is below, 0 if there is none.
+ * Loop 0. */
+uint64_t commit_top_reach(const struct node *filter);
 /* Let all users of the filter use base.  Images above that name a layer as their
  * backing file get `file` and `fmt` in their headers instead. */
 int commit_top_pivot(struct node *filter, const char *file, const char *fmt,

@@ -28,16 +28,13 @@ ref(const char *name)
 }
 
 static void
-make_qcow2(unsigned i)
+make_qcow2(struct BlockdevRef *file, uint64_t size, const char *backing,
+	   enum BlockdevDriver fmt)
 {
-	struct BlockdevRef file = ref(file_names[i]);
 	struct BlockdevCreateOptions o = {
 		.driver = BLOCKDEV_DRIVER_QCOW2,
-		.u.qcow2 = { .file = &file, .size = SIZE,
-			     .backing_file = (char *)names[i - 1],
-			     .has_backing_fmt = true,
-			     .backing_fmt = i == 1 ? BLOCKDEV_DRIVER_RAW
-						   : BLOCKDEV_DRIVER_QCOW2 },
+		.u.qcow2 = { .file = file, .size = size, .backing_file = (char *)backing,
+			     .has_backing_fmt = true, .backing_fmt = fmt },
 	};
 
 	assert_int_equal(driver_find("qcow2")->create(&o, NULL), 0);
@@ -125,8 +122,12 @@ set_up(struct chain *c)
 		c->disk[i]->no_log = true;
 		c->disk[i]->yields = 1;
 		c->file[i] = must_mem(c->disk[i], file_names[i]);
-		if (i)
-			make_qcow2(i);
+		if (i) {
+			struct BlockdevRef file = ref(file_names[i]);
+
+			make_qcow2(&file, SIZE, names[i - 1],
+				   i == 1 ? BLOCKDEV_DRIVER_RAW : BLOCKDEV_DRIVER_QCOW2);
+		}
 		for (unsigned k = 0; k <= i; k++)
 			open_layer(c, k, k < i);
 		fill(c, i, i ? SIZE : BASE_SIZE);
@@ -232,19 +233,26 @@ CHAIN_CASE(one_layer_goes_into_the_next)
 
 /* Behind the end of a short layer its overlay shows zeroes, not what lies deeper. */
 static void
-commit_short_layer(struct chain *c, const char *base)
+make_layer_short(struct chain *c, unsigned layer)
 {
-	struct block_commit_args a = commit("mid", base);
 	struct iov v = IOV_BUF(c->model, SIZE);
 
 	close_guest(c);
-	for (unsigned i = 0; i < 3; i++)
-		open_layer(c, i, i < 2);
-	MUST(node_truncate(c->node[2], (1 << 20) + 3 * 512, true, PREALLOC_OFF, &err));
-	for (unsigned i = 3; i-- > 0;)
+	for (unsigned i = 0; i <= layer; i++)
+		open_layer(c, i, i < layer);
+	MUST(node_truncate(c->node[layer], (1 << 20) + 3 * 512, true, PREALLOC_OFF, &err));
+	for (unsigned i = layer + 1; i-- > 0;)
 		close_layer(c, i);
 	open_guest(c);
 	assert_int_equal(io_read(c->guest, 0, &v), 0);
+}
+
+static void
+commit_short_layer(struct chain *c, const char *base)
+{
+	struct block_commit_args a = commit("mid", base);
+
+	make_layer_short(c, 2);
 	MUST(commit_start(&a, &err));
 	wait_for_job("c", JOB_STATUS_NULL);
 	assert_string_equal(seen.text, "");
@@ -261,6 +269,84 @@ CHAIN_CASE(what_a_short_layer_hides_stays_hidden_further_down)
 {
 	commit_short_layer(c, "base");
 	assert_int_equal(job_history(0)->progress, BASE_SIZE);
+}
+
+/* Another image on the layer, longer than the one in the chain. */
+struct sibling {
+	struct memdisk *disk;
+	struct node *file, *node;
+	struct root *root;
+};
+
+static void
+add_sibling(struct chain *c, struct sibling *sib, uint64_t size)
+{
+	struct BlockdevRef file = ref("fs");
+	struct BlockdevRefOrNull under = { .type = BLOCKDEV_REF_OR_NULL_REFERENCE,
+					   .u.reference = (char *)"mid" };
+	struct BlockdevOptions o = { .node_name = (char *)"sibling",
+				     .driver = BLOCKDEV_DRIVER_QCOW2 };
+
+	make_layer_short(c, 2);
+	close_guest(c);
+	for (unsigned i = 0; i < LAYERS; i++)
+		open_layer(c, i, i != 3);
+	MUST(node_truncate(c->node[3], 2 << 20, true, PREALLOC_OFF, &err));
+	sib->disk = memdisk_new(0);
+	sib->file = must_mem(sib->disk, "fs");
+	make_qcow2(&file, size, "mid", BLOCKDEV_DRIVER_QCOW2);
+	o.u.qcow2.file = &file;
+	o.u.qcow2.backing = &under;
+	MUST(node_open(&o, NULL, &sib->node, &err));
+	sib->root = must_root(sib->node, PERM_CONSISTENT_READ, PERM_ALL);
+}
+
+static void
+drop_sibling(struct chain *c, struct sibling *sib)
+{
+	root_free(sib->root);
+	node_unref(sib->node);
+	node_unref(sib->file);
+	memdisk_free(sib->disk);
+	c->guest = NULL;
+}
+
+CHAIN_CASE(what_a_short_layer_hides_stays_hidden_from_all_above)
+{
+	struct block_commit_args a = commit("mid", "low");
+	struct iov v = IOV_BUF(c->model, SIZE);
+	struct sibling sib;
+
+	add_sibling(c, &sib, SIZE);
+	assert_int_equal(io_read(sib.root, 0, &v), 0);
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", JOB_STATUS_NULL);
+	assert_string_equal(seen.text, "");
+	assert_ptr_equal(node_backing(sib.node), c->node[1]);
+	c->guest = sib.root;
+	check_guest(c);
+	drop_sibling(c, &sib);
+}
+
+CHAIN_CASE(an_image_above_that_grows_at_the_end_keeps_the_layer)
+{
+	struct block_commit_args a = commit("mid", "low");
+	struct iov v = IOV_BUF(c->model, SIZE);
+	struct sibling sib;
+
+	add_sibling(c, &sib, 3 << 20);
+	a.has_auto_finalize = true;	/* set to false */
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", JOB_STATUS_PENDING);
+	MUST(node_truncate(sib.node, SIZE, true, PREALLOC_OFF, &err));
+	assert_int_equal(io_read(sib.root, 0, &v), 0);
+	MUST(job_user_finalize(job_find("c", NULL), &err));
+	wait_for_job("c", JOB_STATUS_NULL);
+	assert_non_null(strstr(seen.text, "An image above 'mid' has grown"));
+	c->guest = sib.root;
+	check_guest(c);
+	assert_ptr_equal(node_backing(sib.node), c->node[2]);
+	drop_sibling(c, &sib);
 }
 
 /* Below what is committed past it a layer shows no disk that anybody wrote. */
@@ -402,6 +488,33 @@ CHAIN_CASE(the_active_layer_goes_down_and_the_guest_with_it)
 	assert_ptr_equal(root_node(c->guest), c->node[1]);
 	assert_false(node_is_read_only(c->node[1]));
 	check_guest(c);
+}
+
+/* A layer that is written to while the next one stands on it. */
+CHAIN_CASE(what_a_short_layer_with_a_writer_hides_stays_hidden)
+{
+	struct block_commit_args a = commit("mid", "low");
+	struct root *reader, *writer;
+	uint8_t byte = 0x5a;
+	struct iov v = IOV_BUF(&byte, 1), all = IOV_BUF(c->model, SIZE);
+
+	make_layer_short(c, 2);
+	close_guest(c);
+	for (unsigned i = 0; i < LAYERS; i++)
+		open_layer(c, i, i != 2);
+	reader = must_root(c->node[3], PERM_CONSISTENT_READ, PERM_ALL);
+	writer = must_root(c->node[2], PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", JOB_STATUS_READY);
+	assert_int_equal(io_write(writer, 4321, &v, 0), 0);
+	assert_int_equal(io_read(reader, 0, &all), 0);
+	complete();
+	assert_string_equal(seen.text, "");
+	assert_ptr_equal(root_node(writer), c->node[1]);
+	assert_ptr_equal(node_backing(c->node[3]), c->node[1]);
+	c->guest = reader;
+	check_guest(c);
+	root_free(writer);
 }
 
 CHAIN_CASE(nobody_may_write_to_the_active_layer_past_the_job)
@@ -680,6 +793,8 @@ main(void)
 		CO_TEST(one_layer_goes_into_the_next),
 		CO_TEST(what_a_short_layer_hides_stays_hidden),
 		CO_TEST(what_a_short_layer_hides_stays_hidden_further_down),
+		CO_TEST(what_a_short_layer_hides_stays_hidden_from_all_above),
+		CO_TEST(an_image_above_that_grows_at_the_end_keeps_the_layer),
 		CO_TEST(nobody_reads_a_layer_that_data_goes_past),
 		CO_TEST(the_chain_is_as_before_when_cancelled),
 		CO_TEST(every_failure_leaves_the_chain_as_it_was),
@@ -687,6 +802,7 @@ main(void)
 		CO_TEST(read_errors_are_tried_again_if_told_so),
 		CO_TEST(nobody_else_may_write_to_the_base),
 		CO_TEST(the_active_layer_goes_down_and_the_guest_with_it),
+		CO_TEST(what_a_short_layer_with_a_writer_hides_stays_hidden),
 		CO_TEST(nobody_may_write_to_the_active_layer_past_the_job),
 		CO_TEST(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer),
 		CO_TEST(zeroes_that_a_guest_is_writing_over_do_not_go_down_behind_it),
