@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -505,10 +506,20 @@ run(struct run_options *o)
 	return status;
 }
 
+/* Keys and plain data have no business in a core dump.  The limit does not hold for those
+ * that the kernel hands to a program; nor may others who run as this user look in. */
+static void
+forbid_dumps(void)
+{
+	static const struct rlimit no_core = { 0, 0 };
+
+	(void)setrlimit(RLIMIT_CORE, &no_core);
+	(void)prctl(PR_SET_DUMPABLE, 0);
+}
+
 int
 cli_rescue(int argc, char **argv)
 {
-	static const struct rlimit no_core = { 0, 0 };
 	struct keyring keys = { .ask = true };
 	CLEANUP(cleanup_free) struct run_again *again = calloc((size_t)argc, sizeof(*again));
 	struct run_options o = { .keys = &keys, .say = say, .progress = stderr,
@@ -520,8 +531,7 @@ cli_rescue(int argc, char **argv)
 		return RUN_FAILED;
 	}
 
-	/* Keys and plain data have no business in a core dump. */
-	(void)setrlimit(RLIMIT_CORE, &no_core);
+	forbid_dumps();
 	phase_watch();
 	status = parse(argc, argv, &o, again);
 	if (status == PARSE_OK)

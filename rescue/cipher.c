@@ -255,10 +255,13 @@ cipher_new(const struct cipher_spec *spec, const void *key, size_t key_len,
 	   struct cipher **ret, struct error **errp)
 {
 	struct cipher *c = secret_alloc(sizeof(*c));
+	int r;
 
 	if (!c)
 		return error_set(errp, "Cannot allocate memory for a key");
-	if (set_up(c, spec, key, key_len) < 0) {
+	r = set_up(c, spec, key, key_len);
+	secret_clear_traces();
+	if (r < 0) {
 		cipher_free(c);
 		return error_set(errp, "The cipher %s-%s%s%s%s%s with a key of %zu bits is not supported",
 				 spec->alg, spec->mode, spec->ivgen ? "-" : "",
@@ -296,4 +299,5 @@ cipher_decrypt(const struct cipher *c, uint64_t sector, void *buf, size_t len)
 		p += n;
 		len -= n;
 	}
+	secret_clear_registers();
 }

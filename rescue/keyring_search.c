@@ -57,21 +57,31 @@ set_best(struct keyring_search *s, const struct key *k, struct cipher *c)
 	s->best.form = k->form;
 }
 
+/* k's cipher; none if the same has been tried before. */
+static int
+make_cipher(struct keyring_search *s, const struct key *k, struct cipher **ret,
+	    struct error **errp)
+{
+	uint8_t derived[KEYRING_QCOW_KEY];
+	int r = 0;
+
+	derive(k, derived);
+	if (!is_repeated(s, derived))
+		r = cipher_new(&cipher_qcow_aes, derived, KEYRING_QCOW_KEY, ret, errp);
+	explicit_bzero(derived, sizeof(derived));
+	return r;
+}
+
 static int
 try_aes(struct keyring_search *s, const struct key *k, struct error **errp)
 {
 	CLEANUP(cipher_freep) struct cipher *c = NULL;
 	struct judge_report report;
-	uint8_t derived[KEYRING_QCOW_KEY];
-	int r;
 
-	derive(k, derived);
-	if (is_repeated(s, derived))
-		return 0;
-	r = cipher_new(&cipher_qcow_aes, derived, KEYRING_QCOW_KEY, &c, errp);
-	explicit_bzero(derived, sizeof(derived));
-	if (r < 0)
+	if (make_cipher(s, k, &c, errp) < 0)
 		return -1;
+	if (!c)
+		return 0;
 	if (s->glance && !judge_glance(c, s->samples, s->n))
 		return 0;
 	judge_key(c, s->samples, s->n, &s->disk, &report);

@@ -192,15 +192,6 @@ mac_digest(void *ctx, size_t len, uint8_t *digest)
 	hmac_digest(m->outer, m->inner, m->state, m->hash, len, digest);
 }
 
-/* What the calls before have left on the stack below their caller: nettle wipes nothing. */
-static __attribute__((noinline)) void
-wipe_below(void)
-{
-	uint8_t frames[4096];
-
-	explicit_bzero(frames, sizeof(frames));
-}
-
 static void
 derive(const struct luks *l, const void *secret, size_t secret_len, const uint8_t salt[32],
        uint32_t iterations, uint8_t *out, size_t len)
@@ -211,7 +202,7 @@ derive(const struct luks *l, const void *secret, size_t secret_len, const uint8_
 	hmac_set_key(m.outer, m.inner, m.state, m.hash, secret_len, secret);
 	pbkdf2(&m, mac_update, mac_digest, m.hash->digest_size, iterations, 32, salt, len, out);
 	explicit_bzero(&m, sizeof(m));
-	wipe_below();
+	secret_clear_traces();
 }
 
 /* ---- the anti-forensic split ---- */

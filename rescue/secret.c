@@ -12,7 +12,48 @@ struct head {
 	size_t mapped;
 } __attribute__((aligned(64)));
 
+#define VECTORS	"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
+	"xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
 static atomic_bool lock_failed;
+
+enum { STACK = 8192 };	/* what hashes and ciphers take, with room to spare */
+
+/* All are the callee's to use, so whoever calls this has nothing of its own in them. */
+#ifdef __x86_64__
+void
+secret_clear_registers(void)
+{
+	if (__builtin_cpu_supports("avx512f"))
+		__asm__ volatile(".irp n, 16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+				 "vpxorq %%zmm\\n, %%zmm\\n, %%zmm\\n\n"
+				 ".endr" ::: VECTORS);
+	if (__builtin_cpu_supports("avx"))
+		__asm__ volatile("vzeroall" ::: VECTORS);
+	else
+		__asm__ volatile(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+				 "pxor %%xmm\\n, %%xmm\\n\n"
+				 ".endr" ::: VECTORS);
+}
+#else
+#if __has_attribute(zero_call_used_regs)
+__attribute__((zero_call_used_regs("all")))
+#endif
+void
+secret_clear_registers(void)
+{
+	__asm__ volatile("");	/* without it, there would be nothing to call */
+}
+#endif
+
+__attribute__((noinline)) void
+secret_clear_traces(void)
+{
+	uint8_t frames[STACK];
+
+	explicit_bzero(frames, sizeof(frames));
+	secret_clear_registers();
+}
 
 void *
 secret_alloc(size_t len)
@@ -46,6 +87,7 @@ secret_free(void *p)
 	mapped = h->mapped;
 	explicit_bzero(h, mapped);
 	munmap(h, mapped);
+	secret_clear_traces();
 }
 
 void

@@ -15,9 +15,9 @@ import time
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, Terminal, content, create, create_options, digest, disk, encrypt,
-                       image_opts, mkfs, noise, peer_content, qemu_img, rescue, same, secret,
-                       small_file_system, standard, write)
+from rescuekit import (LOOKS_IN, MIB, PASSWORD, Terminal, content, create, create_options, digest,
+                       disk, encrypt, image_opts, mkfs, noise, peer_content, qemu_img, rescue, same,
+                       secret, small_file_system, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -477,6 +477,7 @@ class Copying:
         return self.p.returncode, err
 
 
+@LOOKS_IN
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_nothing(tmp, sig):
     c = Copying(tmp)
@@ -491,6 +492,7 @@ def test_a_signal_leaves_nothing(tmp, sig):
     assert not leftovers(tmp, 'plain', 'image')
 
 
+@LOOKS_IN
 def test_sigusr1_prints_the_status(tmp):
     c = Copying(tmp)
     if not c.wait():

@@ -17,8 +17,8 @@ import time
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, break_entry, content, create, digest, encrypt, image_opts,
-                       noise, qemu_img, rescue, same, standard, write)
+from rescuekit import (LOOKS_IN, MIB, PASSWORD, break_entry, content, create, digest, encrypt,
+                       image_opts, noise, qemu_img, rescue, same, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -422,6 +422,7 @@ def test_a_kept_chain_goes_on(tmp):
     assert hidden(tmp) == []
 
 
+@LOOKS_IN
 @pytest.mark.parametrize('target', ['raw', 'qcow2'])
 def test_locks_that_a_killed_run_still_holds_are_waited_for(tmp, target):
     """It had recorded nothing; the kernel ends its requests a moment later."""

@@ -10,8 +10,8 @@ import subprocess
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, Terminal, content, create_options, digest, qemu_img, rescue,
-                       same, secret, standard)
+from rescuekit import (LOOKS_IN, MIB, PASSWORD, Terminal, content, create_options, digest, qemu_img,
+                       rescue, same, secret, standard)
 from test_rescue_targets import losetup
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
@@ -207,6 +207,7 @@ def test_nothing_is_printed_into_the_source(tmp, stream, argv):
         assert b'Standard output is the same file as' in p.stderr
 
 
+@LOOKS_IN
 def test_descriptors_that_are_closed_are_no_file_s(tmp):
     """What is said would be written into whatever has the number."""
     image = standard(tmp, 'luks')[1]
