@@ -19,6 +19,7 @@
  * In place      There is none: what has a place already, compressed or not, is not
  *               written compressed (-EIO, as in QEMU). */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -249,7 +250,15 @@ write_cluster(struct qcow2 *q, uint64_t off, const struct iov *src, size_t skip,
 	r = work_run(run_pack, &p);
 	if (r == -ENOSPC)
 		return write_plain(q, off, src, skip, len);
-	return r < 0 ? r : store(q, off, &p);
+	while (!r) {
+		uint64_t seen = atomic_load_explicit(&q->reclaimed, memory_order_relaxed);
+
+		r = store(q, off, &p);
+		if (r != -ENOSPC || !qcow2_reclaim(q, seen))
+			break;
+		r = 0;	/* once more */
+	}
+	return r;
 }
 
 /* ---- a request: several clusters at once, all on this loop ---- */

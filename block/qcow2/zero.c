@@ -7,6 +7,7 @@
  * subcluster is zeroing all of it, where the rest of it reads as zeroes and holds
  * no data; else the caller is told to write. */
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "base/bytes.h"
 #include "block/io.h"
@@ -242,8 +243,8 @@ zero_within(struct qcow2 *q, uint64_t off, uint64_t end, struct change c)
 	return r;
 }
 
-int
-qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+static int
+zero_range(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct qcow2 *q = n->state;
 	struct change c = { .fn = zero_entry, .unmap = flags & IO_MAY_UNMAP };
@@ -273,6 +274,20 @@ qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 		r = change_range(q, head, tail - head, &c);
 	if (!r && tail < end)
 		r = zero_within(q, tail, end, c);
+	return r;
+}
+
+int
+qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct qcow2 *q = n->state;
+	uint64_t seen;
+	int r;
+
+	do {
+		seen = atomic_load_explicit(&q->reclaimed, memory_order_relaxed);
+		r = zero_range(n, off, len, flags);
+	} while (r == -ENOSPC && qcow2_reclaim(q, seen));
 	return r;
 }
 

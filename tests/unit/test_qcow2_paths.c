@@ -9,6 +9,7 @@
 #include "aio/colock.h"
 #include "aio/timer.h"
 #include "base/bytes.h"
+#include "base/iov.h"
 #include "block/check.h"
 #include "block/driver.h"
 #include "block/qcow2/check.h"
@@ -489,6 +490,38 @@ a_full_file_has_room_for_what_was_discarded(void *arg)
 	world_down(&w, 8);
 }
 
+/* The same for compressed clusters, and for zeroes, which want a table where there is
+ * none: the image is of two. */
+static void
+a_full_file_has_room_for_all_kinds_of_requests(void *arg)
+{
+	enum { COVERED = CLUSTER / 8 * CLUSTER };
+	struct qcow2_format f = { .size = 2 * (uint64_t)COVERED, .version = 3,
+				  .cluster_bits = 16, .refcount_order = 4 };
+	struct world w = { .file = mem_new() };
+	uint8_t *buf = calloc(1, CLUSTER);
+	struct iov v = IOV_BUF(buf, CLUSTER);
+
+	(void)arg;
+	w.image = q2_make(w.file, &f, NULL);
+	w.q = w.image->state;
+	put(&w, 0, 2 * CLUSTER, 'x');
+	judge(&w, 2);
+	mem_faults(w.file)->max = atomic_load(&w.file->size);
+	assert_int_equal(node_write(w.image, 4 * CLUSTER, &v, IO_COMPRESSED), -ENOSPC);
+	assert_int_equal(node_zero(w.image, COVERED, CLUSTER, 0), -ENOSPC);
+	assert_int_equal(node_discard(w.image, 0, CLUSTER), 0);
+	memset(buf, 'c', CLUSTER);
+	assert_int_equal(node_write(w.image, 4 * CLUSTER, &v, IO_COMPRESSED), 0);
+	expect(&w, 4 * CLUSTER, CLUSTER, 'c');
+	judge(&w, 2);
+	assert_int_equal(node_discard(w.image, CLUSTER, CLUSTER), 0);
+	assert_int_equal(node_zero(w.image, COVERED, CLUSTER, 0), 0);
+	expect(&w, COVERED, CLUSTER, 0);
+	free(buf);
+	world_down(&w, 1);
+}
+
 static void
 put_first(void *arg)
 {
@@ -579,6 +612,7 @@ BOTH_TEST(writers_into_one_cluster_share_it)
 BOTH_TEST(requests_that_overlap_leave_one_or_the_other)
 BOTH_TEST(a_write_that_fails_half_way_leaks_nothing)
 BOTH_TEST(a_full_file_has_room_for_what_was_discarded)
+PATH_TEST(a_full_file_has_room_for_all_kinds_of_requests)
 PATH_TEST(what_is_dropped_while_it_is_read_is_not_kept)
 PATH_TEST(a_full_file_waits_for_readers_of_what_was_discarded)
 PATH_TEST(only_what_is_missing_is_read)
@@ -596,6 +630,7 @@ main(void)
 		CO_TEST(requests_that_overlap_leave_one_or_the_other_test),
 		CO_TEST(a_write_that_fails_half_way_leaks_nothing_test),
 		CO_TEST(a_full_file_has_room_for_what_was_discarded_test),
+		CO_TEST(a_full_file_has_room_for_all_kinds_of_requests_test),
 		CO_TEST(what_is_dropped_while_it_is_read_is_not_kept_test),
 		CO_TEST(a_full_file_waits_for_readers_of_what_was_discarded_test),
 		CO_TEST(only_what_is_missing_is_read_test),
