@@ -10,7 +10,7 @@
 
 struct error {
 	enum error_class cls;
-	char *text;
+	char *text, *hint;	/* hint: NULL if there is none */
 };
 
 static struct error error_no_memory = {
@@ -29,6 +29,7 @@ error_new(enum error_class cls, char *text)
 	}
 	err->cls = cls;
 	err->text = text;
+	err->hint = NULL;
 	return err;
 }
 
@@ -132,6 +133,25 @@ error_append(struct error **errp, const char *fmt, ...)
 }
 
 void
+error_set_hint(struct error **errp, const char *fmt, ...)
+{
+	va_list ap;
+	char *hint;
+
+	if (!errp || !*errp || *errp == &error_no_memory)
+		return;
+	va_start(ap, fmt);
+	hint = format(fmt, ap);
+	va_end(ap);
+	if (!hint)
+		return;
+	free((*errp)->hint);
+	if (asprintf(&(*errp)->hint, "\n%s", hint) < 0)
+		(*errp)->hint = NULL;
+	free(hint);
+}
+
+void
 error_propagate(struct error **errp, struct error *err)
 {
 	if (!err)
@@ -146,6 +166,12 @@ const char *
 error_text(const struct error *err)
 {
 	return err->text;
+}
+
+const char *
+error_hint(const struct error *err)
+{
+	return err->hint ? err->hint : "";
 }
 
 enum error_class
@@ -174,6 +200,7 @@ error_free(struct error *err)
 	if (!err || err == &error_no_memory)
 		return;
 	free(err->text);
+	free(err->hint);
 	free(err);
 }
 

@@ -49,10 +49,17 @@ void error_prepend(struct error **errp, const char *fmt, ...)
 void error_append(struct error **errp, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* What may be the cause, or what to do: for people at a terminal or a log, not for QMP
+ * clients, as with QEMU.  No-op where unset. */
+void error_set_hint(struct error **errp, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
 /* Move err into *errp; freed if errp is NULL or already set. */
 void error_propagate(struct error **errp, struct error *err);
 
 const char *error_text(const struct error *err);
+/* To be printed right behind the text: a line feed and the hint, or "". */
+const char *error_hint(const struct error *err);
 enum error_class error_get_class(const struct error *err);
 const char *error_class_name(enum error_class cls);
 

@@ -96,10 +96,11 @@ check_bytes(int fd, off_t base, perm_set want, const char *shared, struct error 
 int
 lock_check(int fd, struct lock_set want, const char *filename, struct error **errp)
 {
-	(void)filename;
-	if (check_bytes(fd, UNSHARED_BASE, want.perm, "", errp) < 0)
-		return -1;
-	return check_bytes(fd, PERM_BASE, want.unshared, "shared ", errp);
+	if (check_bytes(fd, UNSHARED_BASE, want.perm, "", errp) == 0 &&
+	    check_bytes(fd, PERM_BASE, want.unshared, "shared ", errp) == 0)
+		return 0;
+	error_set_hint(errp, "Is another process using the image [%s]?", filename);
+	return -1;
 }
 
 static void

@@ -24,7 +24,7 @@ struct lock_set {
 
 /* Take what want lacks in *held, on fd; *held is updated as far as it went. */
 int lock_take(int fd, struct lock_set *held, struct lock_set want, struct error **errp);
-/* Is anybody else's lock in the way of want?  filename is for the text. */
+/* Is anybody else's lock in the way of want?  filename is for the hint. */
 int lock_check(int fd, struct lock_set want, const char *filename, struct error **errp);
 /* Let go of what *held has beyond want.  Cannot fail. */
 void lock_drop(int fd, struct lock_set *held, struct lock_set want);

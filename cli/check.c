@@ -286,7 +286,8 @@ main_co(void *arg)
 	struct run *r = arg;
 
 	if (open_image(r, &err) < 0)
-		complain("Could not open '%s': %s", r->filename, error_text(err));
+		complain("Could not open '%s': %s%s", r->filename, error_text(err),
+			 error_hint(err));
 	else
 		r->status = check(r);
 	root_free(r->root);
@@ -306,7 +307,7 @@ run(struct run *r)
 	node_close_failed = on_close_failed;
 	signal(SIGXFSZ, SIG_IGN);	/* an error like others */
 	if (loops_start(1, 0, &err) < 0) {
-		complain("%s", error_text(err));
+		complain("%s%s", error_text(err), error_hint(err));
 		return EXIT_NOT_CHECKED;
 	}
 	if (loop_run_co(main_co, r) < 0)
@@ -358,7 +359,8 @@ choose_format(struct run *r)
 	else if (!is_driver(r->format))
 		error_set(&err, "Unknown driver '%s'", r->format);
 	if (err) {
-		complain("Could not open '%s': %s", r->filename, error_text(err));
+		complain("Could not open '%s': %s%s", r->filename, error_text(err),
+			 error_hint(err));
 		return EXIT_NOT_CHECKED;
 	}
 	if (!strcmp(r->format, "qcow") || !strcmp(r->format, "qcow2"))

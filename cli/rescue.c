@@ -496,7 +496,7 @@ run(struct run_options *o)
 		return RUN_FAILED;
 	status = run_rescue(o, &err);
 	if (err)
-		fprintf(stderr, "quoin rescue: %s\n", error_text(err));
+		fprintf(stderr, "quoin rescue: %s%s\n", error_text(err), error_hint(err));
 	if (!quiet && o->target)
 		say_end(o, status);
 	if (the_report && report_print(the_report, status) < 0) {

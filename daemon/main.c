@@ -113,7 +113,7 @@ start(void *arg)
 	s->co = NULL;
 	if (s->ok)
 		return;
-	log_line(LOG_LEVEL_ERROR, "%s", error_text(err));
+	log_line(LOG_LEVEL_ERROR, "%s%s", error_text(err), error_hint(err));
 	error_free(err);
 }
 
@@ -194,7 +194,7 @@ main(int argc, char **argv)
 	}
 	systemd_start();
 	if ((opts.daemonize && background_start(&err) < 0) || start_loops(&opts, &err) < 0) {
-		log_line(LOG_LEVEL_ERROR, "%s", error_text(err));
+		log_line(LOG_LEVEL_ERROR, "%s%s", error_text(err), error_hint(err));
 		error_free(err);
 		options_done(&opts);
 		return EXIT_FAILURE;

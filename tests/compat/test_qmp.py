@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+import images
 import peers
 import quoin
 
@@ -270,3 +271,15 @@ def test_options(both):
         elif ours != theirs:
             bad.append('%s\n  here  %s\n  peer  %s' % (option, ours, theirs))
     assert not bad, '\n'.join(bad)
+
+
+@pytest.mark.parametrize('read_only', ['on', 'off'])
+def test_an_image_that_another_process_has(both, start, tmp, read_only):
+    """The hint is for the command line; clients of QMP get the error alone."""
+    images.qcow2(tmp / 'a.qcow2', '1M')
+    d = start('--blockdev', 'qcow2,node-name=a,file.driver=file,file.filename=%s/a.qcow2' % tmp)
+    option = '--blockdev qcow2,node-name=b,read-only=%s,file.driver=file,file.filename=%s/a.qcow2' \
+        % (read_only, tmp)
+    ours, theirs = complaint(quoin.QUOIND, option), complaint(peers.QSD, option)
+    assert ours == theirs and 'Is another process using the image' in ours
+    d.stop()

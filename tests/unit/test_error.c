@@ -58,11 +58,28 @@ parts_go_in_front_and_behind(void **state)
 }
 
 static void
+a_hint_is_no_part_of_the_text(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+
+	error_set_hint(&err, "for nothing");
+	assert_null(err);
+	error_set(&err, "what");
+	assert_string_equal(error_hint(err), "");
+	error_set_hint(&err, "why %d", 1);
+	error_set_hint(&err, "why %d", 2);
+	error_prepend(&err, "where: ");
+	assert_string_equal(error_text(err), "where: what");
+	assert_string_equal(error_hint(err), "\nwhy 2");
+}
+
+static void
 nobody_wants_it(void **state)
 {
 	assert_int_equal(error_set(NULL, "unread"), -1);
 	assert_int_equal(error_set_errno(NULL, EIO, "unread"), -EIO);
 	error_prepend(NULL, "unread");
+	error_set_hint(NULL, "unread");
 	error_free(NULL);
 }
 
@@ -104,6 +121,7 @@ main(void)
 		cmocka_unit_test(set_makes_text_and_class),
 		cmocka_unit_test(errno_is_taken_with_either_sign),
 		cmocka_unit_test(parts_go_in_front_and_behind),
+		cmocka_unit_test(a_hint_is_no_part_of_the_text),
 		cmocka_unit_test(nobody_wants_it),
 		cmocka_unit_test(the_first_of_two_propagated_stays),
 		cmocka_unit_test(no_memory_gives_an_error_all_the_same),

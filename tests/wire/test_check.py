@@ -135,7 +135,7 @@ def test_a_daemons_image_is_refused(check, start, sample):
     r = check(sample)
     assert r.status == 1
     assert r.err == ('quoin check: Could not open \'%s\': Failed to get shared "write" lock\n'
-                     % sample)
+                     'Is another process using the image [%s]?\n' % (sample, sample))
     assert check('-r', 'all', sample).status == 1
     assert check('-U', sample).status == 0
     d.stop()
