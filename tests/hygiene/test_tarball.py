@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The release tarball: all that git has, and enough to build without Python."""
 import os
+import re
 import subprocess
 import tarfile
 
@@ -38,7 +39,7 @@ def test_the_tarball_has_no_leftovers(tree):
 
 
 @pytest.mark.limit(300)
-def test_the_tarball_builds_without_python_and_without_what_is_optional(tree, tmp_path):
+def test_the_tarball_builds_and_installs_with_nothing_optional(tree, tmp_path):
     build = tmp_path / 'b'
     build.mkdir()
     env = dict(os.environ, PYTHON='false', ACLOCAL='false', AUTOMAKE='false', AUTOCONF='false')
@@ -53,3 +54,7 @@ def test_the_tarball_builds_without_python_and_without_what_is_optional(tree, tm
     assert 'version' in house.output(str(build / 'quoind'), '-V')
     libraries = house.output('readelf', '-d', str(build / 'quoind'))
     assert not [n for n in ('liburing', 'libzstd', 'libsystemd', 'libnbd') if n in libraries]
+    do('make', '-s', 'install', 'DESTDIR=%s' % (tmp_path / 'root'))
+    doc = tmp_path / 'root' / 'usr' / 'local' / 'share' / 'doc' / 'quoin'
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', (doc / 'README.md').read_text())
+    assert links and not [link for link in links if not (doc / link).exists()]
