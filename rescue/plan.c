@@ -271,11 +271,13 @@ resume(struct plan *p, const struct layers *layers, struct error **errp)
 		 p->o->format == RUN_QCOW2 ? "qcow2" : "raw", packings[p->o->packing],
 		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "",
 		 p->o->mixed ? " mixed" : "", snapshot);
-	if (resume_start(p->o->target, p->chain, layers, options, p->resumed, p->count, &p->resume,
-			 errp) < 0)
+	if (resume_start(p->o->target, p->chain, layers, options, p->o->verify, p->resumed, p->count,
+			 &p->resume, errp) < 0)
 		return -1;
 	for (unsigned i = 0; i < p->count; i++)
 		p->copy[i].start = p->copy[i].resumed_at = p->resumed[i].done;
+	if (resume_is_doubtful(p->resume) && p->o->say)
+		p->o->say("the source was changed since it was begun; all of it will be compared");
 	return 0;
 }
 

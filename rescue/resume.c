@@ -22,7 +22,8 @@
 
 enum { SALT = 16, HEADER = 64 * 1024, LINE_MAX_BYTES = 512 };
 
-static const char magic[] = "quoin rescue state 1\n";
+static const char magic[] = "quoin rescue state 2\n";
+static const char doubt[] = "doubtful\n";
 
 struct resume {
 	char *target;		/* for people */
@@ -32,6 +33,7 @@ struct resume {
 	struct resume_copy *copies;
 	size_t n;
 	unsigned layers;
+	bool doubtful;
 };
 
 static int
@@ -69,13 +71,13 @@ describe_file(const struct image *im, unsigned i, FILE *to, struct error **errp)
 	CLEANUP(cleanup_free) uint8_t *head = malloc(HEADER);
 	CLEANUP(cleanup_close) int fd = open(im->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	char hex[DIGEST_HEX];
+	struct timespec when = im->mtime;
 	struct digest d;
-	struct stat st;
 	ssize_t n = -1;
 
 	if (!head)
 		return no_memory(errp);
-	if (fd >= 0 && fstat(fd, &st) == 0)
+	if (fd >= 0)
 		n = pread(fd, head, HEADER, 0);
 	if (n < 0) {
 		error_set_errno(errp, errno, "Could not read '%s'", im->filename);
@@ -86,9 +88,9 @@ describe_file(const struct image *im, unsigned i, FILE *to, struct error **errp)
 	digest_hex(&d, hex);
 	/* A device's time is that of its name. */
 	if (im->is_device)
-		st.st_mtim = (struct timespec){ 0, 0 };
-	fprintf(to, "file %u %" PRIu64 " %" PRIi64 ".%09ld %s\n", i, im->file_size,
-		(int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, hex);
+		when = (struct timespec){ 0, 0 };
+	fprintf(to, "file %u %" PRIu64 " %s\ntime %u %" PRIi64 ".%09ld\n", i, im->file_size, hex,
+		i, (int64_t)when.tv_sec, when.tv_nsec);
 	return 0;
 }
 
@@ -151,6 +153,10 @@ check_bound(struct resume *r, FILE *from, struct error **errp)
 			return refuse(r, "its state was damaged", errp);
 		if (strlen(line) == (size_t)(end + 1 - want) && !memcmp(line, want, strlen(line)))
 			continue;
+		if (!strncmp(want, "time", 4) && !strncmp(line, "time", 4)) {
+			r->doubtful = true;
+			continue;
+		}
 		if (!strncmp(want, "options", 7))
 			return refuse(r, "the options were changed", errp);
 		if (!strncmp(want, "key", 3))
@@ -196,6 +202,10 @@ read_progress(struct resume *r, FILE *from)
 	while (fgets(line, sizeof(line), from)) {
 		if (!strcmp(line, "end\n"))
 			return 0;
+		if (!strcmp(line, doubt)) {
+			r->doubtful = true;
+			continue;
+		}
 		if (read_done(r, line) < 0 && read_lost(r, line) < 0)
 			return -1;
 	}
@@ -270,8 +280,16 @@ has_partial(const struct resume *r)
 }
 
 static int
+refuse_doubt(const struct resume *r, struct error **errp)
+{
+	refuse(r, "the source was changed", errp);
+	error_append(errp, ", or let --verify compare all of it");
+	return -1;
+}
+
+static int
 take_up(struct resume *r, const struct image_chain *chain, const struct layers *layers,
-	const char *options, FILE *from, struct error **errp)
+	const char *options, bool compared, FILE *from, struct error **errp)
 {
 	if (!read_salt(r, from))
 		return refuse(r, "its state was damaged", errp);
@@ -279,7 +297,9 @@ take_up(struct resume *r, const struct image_chain *chain, const struct layers *
 		return -1;
 	if (check_bound(r, from, errp) < 0)
 		return -1;
-	return read_progress(r, from) < 0 ? refuse(r, "its state was damaged", errp) : 0;
+	if (read_progress(r, from) < 0)
+		return refuse(r, "its state was damaged", errp);
+	return r->doubtful && !compared ? refuse_doubt(r, errp) : 0;
 }
 
 /* An old state must be gone before there is a partial target that it could be taken to
@@ -297,8 +317,8 @@ begin(struct resume *r, const struct image_chain *chain, const struct layers *la
 
 int
 resume_start(const char *target, const struct image_chain *chain, const struct layers *layers,
-	     const char *options, struct resume_copy *copies, size_t n, struct resume **ret,
-	     struct error **errp)
+	     const char *options, bool compared, struct resume_copy *copies, size_t n,
+	     struct resume **ret, struct error **errp)
 {
 	struct resume *r = alloc(target, copies, n);
 	FILE *from;
@@ -309,7 +329,7 @@ resume_start(const char *target, const struct image_chain *chain, const struct l
 	r->layers = chain->count;
 	from = has_partial(r) ? open_state(r) : NULL;
 	if (from) {
-		err = take_up(r, chain, layers, options, from, errp);
+		err = take_up(r, chain, layers, options, compared, from, errp);
 		fclose(from);
 	} else {
 		err = begin(r, chain, layers, options, errp);
@@ -322,12 +342,18 @@ resume_start(const char *target, const struct image_chain *chain, const struct l
 	return 0;
 }
 
+bool
+resume_is_doubtful(const struct resume *r)
+{
+	return r->doubtful;
+}
+
 /* ---- writing ---- */
 
 static void
 print_state(const struct resume *r, FILE *to)
 {
-	fprintf(to, "%ssalt %s\n%s", magic, r->salt, r->bound);
+	fprintf(to, "%ssalt %s\n%s%s", magic, r->salt, r->bound, r->doubtful ? doubt : "");
 	for (size_t i = 0; i < r->n; i++) {
 		const struct resume_copy *c = &r->copies[i];
 

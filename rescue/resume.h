@@ -5,7 +5,8 @@
  * each copy is done, which was on stable storage before it was written down, and what
  * of that was lost.  And it says what it was done from and how: each file's size, time
  * and first bytes, a check of each key, and the options.  Another run takes it up only
- * if all of that is the same.
+ * if all of that is the same; or all but a time, but then what was done is in doubt until
+ * it has been compared with the source, which later runs are told too.
  *
  * The state is replaced as a whole, by rename, and fsynced with its folder.
  *
@@ -37,10 +38,14 @@ struct resume_copy {
 };
 
 /* Read the state of target, if there is one and the partial target is there too, and
- * set what copies have done.  All others begin anew.  options is one line. */
+ * set what copies have done.  All others begin anew.  options is one line.  What is in
+ * doubt is an error unless all will be compared. */
 int resume_start(const char *target, const struct image_chain *chain,
-		 const struct layers *layers, const char *options, struct resume_copy *copies,
-		 size_t n, struct resume **ret, struct error **errp);
+		 const struct layers *layers, const char *options, bool compared,
+		 struct resume_copy *copies, size_t n, struct resume **ret, struct error **errp);
+
+/* Is what was done in doubt? */
+bool resume_is_doubtful(const struct resume *r);
 
 /* Write down what copies have done, which is on stable storage. */
 int resume_record(struct resume *r, struct error **errp);

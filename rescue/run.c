@@ -11,6 +11,9 @@
  *	give the map of what was lost its name				the map
  *	give the target its name, wait for the disk			the target
  *
+ * If the source is changed meanwhile, that is noticed within a second and ends it; the
+ * last look is right before anything gets a name.
+ *
  * What is overwritten in place, a device or an NBD export, is half written from the
  * copying on.  With --resume a partial target and its state are left from the making
  * on; what the state says to be done was stable before (rescue/resume.h).
@@ -31,6 +34,7 @@
 #include "aio/colock.h"
 #include "aio/loop.h"
 #include "aio/timer.h"
+#include "aio/work.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
@@ -54,6 +58,7 @@ enum {
 	LINE = 2048,
 	RECORD_BYTES = 16 * 1024 * 1024,
 	RECORD_POLL_NS = 20 * 1000 * 1000,
+	WATCH_NS = 1000 * 1000 * 1000,
 	SHOW_NS = 200 * 1000 * 1000,
 };
 
@@ -70,6 +75,7 @@ struct run {
 	struct progress progress;
 	struct timer timer;
 	int signo;		/* that ended it; 0: none */
+	struct error *changed;	/* the source was, which ends it too */
 	bool reported;
 };
 
@@ -157,6 +163,12 @@ on_status_signal(int signo, void *arg)
 
 	(void)signo;
 	progress_print_status(&r->progress);
+}
+
+static bool
+is_stopped(const struct run *r)
+{
+	return r->signo || r->changed;
 }
 
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
@@ -295,21 +307,85 @@ survey(struct run *r)
 
 /* ---- the copy ---- */
 
-struct keeper {
+/* Something that goes on beside the work until that ends, and sleeps most of the time. */
+struct beside {
 	struct run *r;
+	void (*fn)(struct run *r);
 	struct co *co;		/* referenced */
 };
+
+static void
+beside_main(void *arg)
+{
+	struct beside *b = arg;
+
+	b->co = co_ref(co_self());
+	b->fn(b->r);
+}
+
+static int
+run_beside(struct run *r, void (*fn)(struct run *r), int (*work)(struct run *r))
+{
+	struct beside b = { r, fn, NULL };
+	struct co_group group;
+	int result;
+
+	co_group_init(&group);
+	if (co_group_start(&group, beside_main, &b) < 0)
+		return error_set(r->errp, "Cannot allocate memory");
+	result = work(r);
+	if (b.co)
+		co_cancel(b.co);
+	co_group_wait(&group);
+	if (b.co)
+		co_unref(b.co);
+	return result;
+}
+
+struct check {
+	const struct image_chain *chain;
+	struct error *err;
+};
+
+static int
+check_work(void *arg)
+{
+	struct check *c = arg;
+
+	return image_chain_check_same(c->chain, &c->err);
+}
+
+/* Is the source as it was? */
+static bool
+is_same(struct run *r)
+{
+	struct check c = { &r->chain, NULL };
+
+	if (work_run(check_work, &c) == 0)
+		return true;
+	r->changed = c.err;
+	return false;
+}
+
+/* What is written to the source makes all of the work vain: end at once. */
+static void
+watch_source(struct run *r)
+{
+	while (is_same(r))
+		if (co_sleep(WATCH_NS) < 0)
+			return;
+	plan_stop(&r->plan);
+	progress_clear(&r->progress);
+	sayf(r, "the source was changed; ending");
+}
 
 /* While bytes move, write down now and then how many are safe.  What
  * fails here fails at the end of it too, where it is told. */
 static void
-keeper_main(void *arg)
+keep_record(struct run *r)
 {
-	struct keeper *k = arg;
-	struct run *r = k->r;
 	uint64_t noted = 0;
 
-	k->co = co_ref(co_self());
 	while (co_sleep(RECORD_POLL_NS) == 0) {
 		uint64_t done = atomic_load(&r->progress.done);
 
@@ -327,7 +403,7 @@ copy_all(struct run *r)
 	for (unsigned i = 0; i < r->plan.count; i++) {
 		if (i && plan_finish(&r->plan, i - 1, r->errp) < 0)
 			return -1;
-		if (r->signo || copy_run(&r->plan.copy[i], r->errp) < 0)
+		if (is_stopped(r) || copy_run(&r->plan.copy[i], r->errp) < 0)
 			return -1;
 	}
 	return 0;
@@ -336,21 +412,11 @@ copy_all(struct run *r)
 static int
 copy_recorded(struct run *r)
 {
-	struct co_group group;
-	struct keeper k = { r, NULL };
 	int result;
 
-	co_group_init(&group);
 	if (plan_record(&r->plan, r->errp) < 0)
 		return -1;
-	if (co_group_start(&group, keeper_main, &k) < 0)
-		return error_set(r->errp, "Cannot allocate memory");
-	result = copy_all(r);
-	if (k.co)
-		co_cancel(k.co);
-	co_group_wait(&group);
-	if (k.co)
-		co_unref(k.co);
+	result = run_beside(r, keep_record, copy_all);
 	/* Also of what ended too early; an error that there was comes first. */
 	return plan_record(&r->plan, result < 0 ? NULL : r->errp) < 0 ? -1 : result;
 }
@@ -362,7 +428,8 @@ copy(struct run *r)
 
 	survey_watch(&r->layers, !r->o->mixed);
 	start_progress(r, NULL, plan_work(&r->plan, false));
-	result = end_progress(r, r->plan.resume ? copy_recorded(r) : copy_all(r));
+	result = end_progress(r, run_beside(r, watch_source,
+					    r->plan.resume ? copy_recorded : copy_all));
 	survey_watch(&r->layers, false);
 	if (!r->o->mixed)
 		survey_tell(&r->layers, r->o->say);
@@ -375,7 +442,7 @@ static int
 verify_all(struct run *r)
 {
 	for (unsigned i = 0; i < r->plan.count; i++)
-		if (r->signo || copy_verify(&r->plan.copy[i], r->errp) < 0)
+		if (is_stopped(r) || copy_verify(&r->plan.copy[i], r->errp) < 0)
 			return -1;
 	return 0;
 }
@@ -390,8 +457,8 @@ verify(struct run *r)
 			return -1;
 	}
 	start_progress(r, "verify: ", plan_work(&r->plan, true));
-	if (end_progress(r, verify_all(r)) < 0) {
-		if (!r->signo)
+	if (end_progress(r, run_beside(r, watch_source, verify_all)) < 0) {
+		if (!is_stopped(r))
 			plan_forget(&r->plan);
 		return -1;
 	}
@@ -422,7 +489,7 @@ finish(struct run *r)
 			return -1;
 	if (r->o->verify && verify(r) < 0)
 		return -1;
-	if (image_chain_check_same(&r->chain, r->errp) < 0)
+	if (!is_same(r))
 		return -1;
 	/* The last moment for a signal to be in time. */
 	if (r->signo || plan_publish(&r->plan, r->errp) < 0)
@@ -474,6 +541,16 @@ rescue(struct run *r)
 	return copy(r) < 0 ? -1 : finish(r);
 }
 
+/* Nothing is lost of a run that can be resumed. */
+static void
+tell_changed(struct run *r)
+{
+	if (r->o->resume)
+		error_append(&r->changed, "; the same command%s goes on, and compares all of it",
+			     r->o->verify ? "" : " with --verify");
+	error_propagate(r->errp, r->changed);
+}
+
 static void
 report(struct run *r)
 {
@@ -490,7 +567,8 @@ main_co(void *arg)
 {
 	struct run *r = arg;
 
-	(void)rescue(r);
+	if (rescue(r) < 0 && r->changed)
+		tell_changed(r);
 	report(r);
 	plan_done(&r->plan);
 	root_free(r->source);

@@ -17,8 +17,8 @@ import time
 import peers
 import pytest
 import quoin
-from rescuekit import (LOOKS_IN, MIB, PASSWORD, break_entry, content, create, digest, encrypt,
-                       image_opts, noise, qemu_img, rescue, same, standard, write)
+from rescuekit import (LOOKS_IN, MIB, PASSWORD, Terminal, break_entry, content, create, digest,
+                       encrypt, image_opts, noise, qemu_img, rescue, same, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -226,6 +226,98 @@ def test_a_source_that_changed_is_refused(tmp, cut, what):
     assert 'the source was changed since it was begun' in r.err, r.err
     assert "remove '%s' to begin anew" % (tmp / '.out.rescue-state') in r.err
     assert digest(tmp / '.out.rescue') == before
+
+
+def touch(path):
+    st = os.stat(path)
+    os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns + 1))
+
+
+def test_a_source_of_another_time_goes_on_if_all_is_compared(tmp, cut):
+    image = copy_of(cut, tmp)
+    touch(image)
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'or let --verify compare all of it' in r.err, r.err
+    r = rescue(tmp, '--resume', '--verify', image, tmp / 'out')
+    assert r.status == 0 and 'going on' in r.err, r.err
+    assert 'the source was changed since it was begun; all of it will be compared' in r.err
+    assert same(content(tmp / 'out'), content(tmp / 'plain'))
+    assert hidden(tmp) == []
+
+
+def test_what_was_done_of_a_source_that_changed_is_found(tmp, cut):
+    """It is not kept then: the next run gets all of it as it is now."""
+    image = copy_of(cut, tmp)
+    write(tmp, image_opts('qcow', image), 'write -P 1 64k 64k')
+    touch(image)
+    r = rescue(tmp, '--resume', '--verify', image, tmp / 'out')
+    assert r.status == 1 and 'differs' in r.err, r.err
+    assert not os.path.exists(tmp / 'out')
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 0 and 'going on' not in r.err, r.err
+    plain = content(tmp / 'plain')
+    assert same(content(tmp / 'out'), plain[:65536] + b'\1' * 65536 + plain[131072:])
+
+
+def test_doubt_outlives_the_run_that_would_have_compared(tmp, cut):
+    image = copy_of(cut, tmp)
+    touch(image)
+    state = tmp / '.out.rescue-state'
+    p = run(tmp, image, '--verify')
+    while p.poll() is None and 'doubtful' not in state.read_text():
+        pass
+    p.kill()
+    p.communicate(timeout=quoin.LIMIT)
+    if p.returncode != -signal.SIGKILL or not state.exists():
+        pytest.skip('it had ended before it could be killed')
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'or let --verify compare all of it' in r.err, r.err
+
+
+def test_a_touch_meanwhile_loses_no_work(tmp):
+    plain, image = sample(tmp, 'qcow2')
+    p = run(tmp, image)
+    while p.poll() is None and not recorded(tmp):
+        pass
+    touch(image)
+    err = p.communicate(timeout=quoin.LIMIT)[1]
+    if p.returncode == 0:
+        pytest.skip('it had ended before the source was touched')
+    assert p.returncode == 1 and not os.path.exists(tmp / 'out')
+    assert "'%s' was changed while it was read" % image in err
+    assert 'the same command with --verify goes on, and compares all of it' in err
+    r = rescue(tmp, '--resume', '--verify', image, tmp / 'out')
+    assert r.status == 0 and 'going on' in r.err, r.err
+    assert same(content(tmp / 'out'), content(plain))
+
+
+def test_a_source_that_changes_before_it_is_copied(tmp):
+    """The record is of the source as its headers were read."""
+    image = sample(tmp, 'luks')[1]
+    t = Terminal(tmp, 'rescue', '--resume', image, tmp / 'out')
+    t.expect('Password for')
+    t.wait_for_silence()
+    touch(image)
+    t.send(PASSWORD + '\n')
+    t.expect('was changed while it was read')
+    assert t.end() == 1
+    r = rescue(tmp, '--resume', image, tmp / 'out')
+    assert r.status == 1 and 'or let --verify compare all of it' in r.err, r.err
+
+
+def test_a_change_ends_it_at_once(tmp):
+    """It would have to wait for who reads a pipe otherwise, and for the rest of the disk."""
+    image = sample(tmp, 'qcow2')[1]
+    (tmp / 'key').write_text(PASSWORD)
+    p = subprocess.Popen([quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image, '-'],
+                         env=quoin.environment(tmp), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.read(1)
+    touch(image)
+    while p.stderr.readline() not in (b'the source was changed; ending\n', b''):
+        pass
+    out, err = p.communicate(timeout=quoin.LIMIT)
+    assert p.returncode == 1 and b'was changed while it was read' in err, err
+    assert len(out) < SIZE * MIB // 2
 
 
 def test_other_options_are_refused(tmp, cut):
