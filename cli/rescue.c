@@ -18,6 +18,7 @@
 #include "cli/report.h"
 #include "rescue/key.h"
 #include "rescue/keyring.h"
+#include "rescue/list.h"
 #include "rescue/output.h"
 #include "rescue/phase.h"
 #include "rescue/run.h"
@@ -136,13 +137,22 @@ static bool quiet;
 static int keys_for = KEY_ANY_LAYER;	/* the layer that --layer named last */
 static bool layer_waits;		/* and there was no key behind it yet */
 
+/* Names in it may be those that an image has, which do nothing to a terminal. */
+static void
+print_line(const char *before, const char *line, const char *behind)
+{
+	fputs(before, stderr);
+	list_text(line, stderr);
+	fprintf(stderr, "%s\n", behind);
+}
+
 static void
 say(const char *line)
 {
 	if (the_report)
 		report_say(the_report, line);
 	if (!quiet)
-		fprintf(stderr, "%s\n", line);
+		print_line("", line, "");
 }
 
 static int
@@ -366,6 +376,11 @@ check_options(struct run_options *o)
 {
 	enum output_kind kind = o->target ? output_kind_of(o->target) : OUTPUT_FILE;
 
+	if (o->target && !*o->target)
+		return complain("the target has no name", "");
+	if (o->target && kind == OUTPUT_FILE && !strncmp(o->target, "nbd:", 4))
+		return complain("an NBD export is nbd://HOST:PORT/NAME, or "
+				"nbd+unix:///NAME?socket=PATH, and a file ./", o->target);
 	if (o->report && kind == OUTPUT_STREAM)
 		return complain("the report of --json and the disk cannot both go to standard "
 				"output", "");
@@ -404,6 +419,14 @@ default_map(struct run_options *o)
 	return map;
 }
 
+/* People like to end the name of a folder so. */
+static void
+strip_slashes(char *path)
+{
+	for (size_t len = strlen(path); len > 1 && path[len - 1] == '/'; len--)
+		path[len - 1] = '\0';
+}
+
 /* PARSE_OK, PARSE_HELP, or the exit status of an error that was printed. */
 static int
 parse(int argc, char **argv, struct run_options *o, struct run_again *again)
@@ -423,6 +446,8 @@ parse(int argc, char **argv, struct run_options *o, struct run_again *again)
 		return complain("a source and a target are wanted", "");
 	o->source = argv[optind];
 	o->target = list ? NULL : argv[optind + 1];
+	if (o->keep_chain && o->target)
+		strip_slashes(argv[optind + 1]);
 	o->keys->say = o->say;
 	return check_options(o);
 }
@@ -496,7 +521,7 @@ run(struct run_options *o)
 		return RUN_FAILED;
 	status = run_rescue(o, &err);
 	if (err)
-		fprintf(stderr, "quoin rescue: %s%s\n", error_text(err), error_hint(err));
+		print_line("quoin rescue: ", error_text(err), error_hint(err));
 	if (!quiet && o->target)
 		say_end(o, status);
 	if (the_report && report_print(the_report, status) < 0) {
@@ -531,6 +556,8 @@ cli_rescue(int argc, char **argv)
 		return RUN_FAILED;
 	}
 
+	/* Line by line, and not by the byte. */
+	(void)setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
 	forbid_dumps();
 	phase_watch();
 	status = parse(argc, argv, &o, again);
@@ -543,8 +570,6 @@ cli_rescue(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (status > RUN_INTERRUPTED) {
-		fprintf(stderr, "quoin rescue: interrupted, %s\n",
-			o.resume ? "the same command goes on" : "no file was left behind");
 		signal(status - RUN_INTERRUPTED, SIG_DFL);
 		raise(status - RUN_INTERRUPTED);
 	}

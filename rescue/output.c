@@ -299,10 +299,10 @@ output_open(const struct output_spec *spec, uint64_t size, uint64_t start, struc
 	o->device = -1;
 	switch (spec->kind) {
 	case OUTPUT_STREAM:
-		r = sink_stream_new(STDOUT_FILENO, &o->sink, errp);
+		r = sink_stream_new(STDOUT_FILENO, spec->stop, &o->sink, errp);
 		break;
 	case OUTPUT_NBD:
-		r = sink_nbd_new(spec->name, size, &o->sink, errp);
+		r = sink_nbd_new(spec->name, size, spec->stop, &o->sink, errp);
 		break;
 	case OUTPUT_DEVICE:
 		r = device_claim(spec->name, size, &o->device, errp);
@@ -398,7 +398,7 @@ output_reopen(struct output *o, const char **ret_how, struct error **errp)
 
 	if (o->spec.kind == OUTPUT_NBD) {
 		*ret_how = "from the server, which may have it in a cache";
-		return sink_nbd_new(o->spec.name, o->size, &o->sink, errp);
+		return sink_nbd_new(o->spec.name, o->size, o->spec.stop, &o->sink, errp);
 	}
 	place.read_only = place.direct = true;
 	*ret_how = "past the cache";

@@ -34,6 +34,7 @@ struct output_spec {
 	unsigned siblings;		/* outputs that are open at the same time, itself too */
 	int folder;			/* that is open and new; -1: that of name */
 	bool partial;			/* outlives the run; see rescue/target.h */
+	int stop;			/* of exports and streams; see rescue/sink.h */
 	uint64_t cluster;		/* of qcow2 */
 	enum output_packing packing;	/* of qcow2 */
 	const char *backing;		/* recorded in qcow2; NULL: none */

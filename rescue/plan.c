@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "aio/work.h"
@@ -15,6 +16,7 @@
 #include "rescue/device.h"
 #include "rescue/folder.h"
 #include "rescue/image.h"
+#include "rescue/phase.h"
 #include "rescue/run.h"
 #include "rescue/sink.h"
 #include "rescue/target.h"
@@ -73,7 +75,7 @@ flat_spec(const struct run_options *o)
 {
 	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
 				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
-				     .folder = -1, .partial = o->resume, .siblings = 1,
+				     .folder = -1, .stop = -1, .partial = o->resume, .siblings = 1,
 				     .cluster = OUTPUT_CLUSTER, .packing = o->packing };
 }
 
@@ -146,7 +148,7 @@ static int
 check_map(const struct run_options *o, const struct image_chain *chain, struct error **errp)
 {
 	struct output_spec map = { .name = o->map, .force = o->force || may_find_map(o),
-				   .folder = -1 };
+				   .folder = -1, .stop = -1 };
 
 	if (output_kind_of(o->target) == OUTPUT_FILE && check_map_name(o, errp) < 0)
 		return -1;
@@ -168,6 +170,16 @@ plan_check(const struct run_options *o, const struct image_chain *chain, struct 
 }
 
 /* ---- the copies ---- */
+
+int
+plan_init(struct plan *p, struct error **errp)
+{
+	*p = (struct plan){ .stop = eventfd(0, EFD_CLOEXEC) };
+	if (p->stop >= 0)
+		return 0;
+	error_set_errno(errp, errno, "Could not make a descriptor");
+	return -1;
+}
 
 /* A relative name with a colon would be taken for a protocol. */
 static char *
@@ -214,7 +226,7 @@ plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 	c->base = last ? NULL : node_backing_skip(n);
 	c->layer = i;
 	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
-					.qcow2 = becomes_qcow2(p->o, im), .folder = -1,
+					.qcow2 = becomes_qcow2(p->o, im), .folder = -1, .stop = -1,
 					.partial = p->o->resume, .siblings = p->count,
 					.cluster = layer_cluster(p->o, im),
 					.packing = p->o->packing };
@@ -247,6 +259,7 @@ plan_copies(struct plan *p, struct node *top)
 	if (!p->o->keep_chain) {
 		p->copy[0].source = top;
 		p->copy[0].spec = flat_spec(p->o);
+		p->copy[0].spec.stop = p->stop;
 	}
 	for (unsigned i = 0; p->o->keep_chain && i < p->count; i++, top = node_backing_skip(top))
 		if (plan_layer(p, &p->copy[p->count - 1 - i], i, top) < 0)
@@ -390,6 +403,7 @@ plan_open(struct plan *p, struct error **errp)
 	for (unsigned i = 0; i < p->count; i++)
 		if (copy_measure(&p->copy[i], errp) < 0)
 			return -1;
+	phase_set("opening the target\n");
 	return open_copies(p, errp) < 0 ? -1 : check_space(p, errp);
 }
 
@@ -408,6 +422,8 @@ plan_stop(struct plan *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		copy_stop(&p->copy[i]);
+	/* Who waits for the other end of a target hears of it here. */
+	(void)eventfd_write(p->stop, 1);
 }
 
 /* ---- going on another time ---- */
@@ -451,7 +467,18 @@ plan_record(struct plan *p, struct error **errp)
 	}
 	for (unsigned i = 0; i < p->count; i++)
 		p->resumed[i].done = done[i];
-	return work_run(record_work, &m);
+	if (work_run(record_work, &m) < 0)
+		return -1;
+	p->kept = 0;
+	for (unsigned i = 0; i < p->count; i++)
+		p->kept += done[i];
+	return 0;
+}
+
+uint64_t
+plan_kept(const struct plan *p)
+{
+	return p->kept;
 }
 
 /* ---- publishing ---- */
@@ -535,6 +562,7 @@ plan_forget(struct plan *p)
 
 	if (p->resume)
 		(void)work_run(end_work, &m);
+	p->kept = 0;
 }
 
 /* Data that is missing is said to be so before the target can be taken for whole. */
@@ -582,5 +610,6 @@ plan_done(struct plan *p)
 	free(p->resumed);
 	resume_free(p->resume);
 	folder_free(p->folder);
-	memset(p, 0, sizeof(*p));
+	cleanup_close(&p->stop);
+	*p = (struct plan){ .stop = -1 };
 }

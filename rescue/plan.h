@@ -7,7 +7,8 @@
  * the one below it as its backing file, with its format.
  *
  * Units      bytes.
- * Context    plan_check(): any thread; the rest: coroutine on loop 0.
+ * Context    plan_check(), and plan_done() of no copies: any thread; the rest:
+ *            coroutine on loop 0.
  * Errors     0 or -1 with *errp.
  */
 #ifndef RESCUE_PLAN_H
@@ -33,8 +34,12 @@ struct plan {
 	struct folder *folder;		/* of a kept chain */
 	struct resume *resume;		/* NULL: nothing outlives the run */
 	struct resume_copy *resumed;	/* one for each copy */
-	struct co_mutex sinks;		/* who flushes or closes them; zero at first */
+	uint64_t kept;			/* bytes that the last record speaks of */
+	struct co_mutex sinks;		/* who flushes or closes them */
+	int stop;			/* can be read from after plan_stop() */
 };
+
+int plan_init(struct plan *p, struct error **errp);	/* any thread; of no copies yet */
 
 /* Before anything is opened: could the target be made? */
 int plan_check(const struct run_options *o, const struct image_chain *chain,
@@ -58,6 +63,9 @@ int plan_finish(struct plan *p, unsigned i, struct error **errp);
 /* Make what was copied so far survive, and write that down. */
 int plan_record(struct plan *p, struct error **errp);
 
+/* Bytes of the disk, or of each layer's, that another run need not copy again. */
+uint64_t plan_kept(const struct plan *p);
+
 /* What was written proved wrong: the next run begins anew. */
 void plan_forget(struct plan *p);
 
@@ -67,8 +75,9 @@ int plan_publish(struct plan *p, struct error **errp);
 /* The places of all copies that were lost, and their bytes. */
 uint64_t plan_lost(struct plan *p, uint64_t *ret_places);
 
-void plan_stop(struct plan *p);		/* anywhere on loop 0 */
+/* Let what runs end soon, whatever it waits for.  Anywhere on loop 0. */
+void plan_stop(struct plan *p);
 
-void plan_done(struct plan *p);		/* takes one of zero bytes */
+void plan_done(struct plan *p);		/* leaves one of no copies */
 
 #endif

@@ -20,7 +20,7 @@
 #include "rescue/layer.h"
 #include "rescue/target.h"
 
-enum { SALT = 16, HEADER = 64 * 1024, LINE_MAX_BYTES = 512 };
+enum { SALT = 16, HEADER = 64 * 1024, LINE_MAX_BYTES = 512, SPARE = 64 * 1024 };
 
 static const char magic[] = "quoin rescue state 2\n";
 static const char doubt[] = "doubtful\n";
@@ -28,6 +28,7 @@ static const char doubt[] = "doubtful\n";
 struct resume {
 	char *target;		/* for people */
 	char *path, *next;	/* the state, and the one that will replace it */
+	int spare;		/* next, empty, with room for a state; -1: it is not there */
 	char salt[2 * SALT + 1];
 	char *bound;		/* the lines that must be the same */
 	struct resume_copy *copies;
@@ -259,6 +260,7 @@ alloc(const char *target, struct resume_copy *copies, size_t n)
 
 	if (!r)
 		return NULL;
+	r->spare = -1;
 	r->target = strdup(target);
 	r->path = target_hidden_path(target, "rescue-state");
 	r->next = target_hidden_path(target, "rescue-state.new");
@@ -374,33 +376,50 @@ print_state(const struct resume *r, FILE *to)
 	fputs("end\n", to);
 }
 
+/* The state matters most when the disk is full: it must have its room before. */
+static int
+make_spare(struct resume *r)
+{
+	/* What a run that was killed left there; whatever else it is, it is not written to. */
+	(void)unlink(r->next);
+	r->spare = open(r->next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (r->spare >= 0)
+		(void)fallocate(r->spare, FALLOC_FL_KEEP_SIZE, 0, SPARE);
+	return r->spare < 0 ? -1 : 0;
+}
+
 int
 resume_record(struct resume *r, struct error **errp)
 {
-	FILE *to;
+	FILE *to = NULL;
 	bool bad;
-	int fd;
 
-	/* What a run that was killed left there; whatever else it is, it is not written to. */
-	(void)unlink(r->next);
-	fd = open(r->next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	to = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!to) {
-		fail(r, errp);
-		cleanup_close(&fd);
-		return -1;
-	}
-	print_state(r, to);
-	bad = fflush(to) != 0 || fsync(fd) < 0;
-	if (fclose(to) != 0 || bad || rename(r->next, r->path) < 0 || sync_folder(r) < 0)
+	if (r->spare >= 0 || make_spare(r) == 0)
+		to = fdopen(r->spare, "w");
+	if (!to)
 		return fail(r, errp);
-	return 0;
+	r->spare = -1;
+	print_state(r, to);
+	bad = fflush(to) != 0 || fsync(fileno(to)) < 0;
+	if (fclose(to) != 0 || bad || rename(r->next, r->path) < 0)
+		return fail(r, errp);
+	/* The old state has made room for it, if there is none else. */
+	(void)make_spare(r);
+	return sync_folder(r) < 0 ? fail(r, errp) : 0;
+}
+
+static void
+drop_spare(struct resume *r)
+{
+	(void)unlink(r->next);
+	cleanup_close(&r->spare);
+	r->spare = -1;
 }
 
 int
 resume_end(struct resume *r, struct error **errp)
 {
-	(void)unlink(r->next);
+	drop_spare(r);
 	return unlink(r->path) < 0 && errno != ENOENT ? fail(r, errp) : 0;
 }
 
@@ -409,6 +428,8 @@ resume_free(struct resume *r)
 {
 	if (!r)
 		return;
+	if (r->spare >= 0)
+		drop_spare(r);
 	free(r->target);
 	free(r->path);
 	free(r->next);

@@ -22,65 +22,32 @@
  * as an error.  The second one acts at once. */
 #include "rescue/run.h"
 
-#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "aio/co.h"
-#include "aio/colock.h"
 #include "aio/loop.h"
-#include "aio/timer.h"
-#include "aio/work.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
 #include "block/open.h"
 #include "block/root.h"
 #include "rescue/device.h"
-#include "rescue/image.h"
 #include "rescue/keyring.h"
-#include "rescue/layer.h"
 #include "rescue/list.h"
 #include "rescue/options.h"
 #include "rescue/phase.h"
-#include "rescue/plan.h"
-#include "rescue/progress.h"
+#include "rescue/run_int.h"
 #include "rescue/secret.h"
 #include "rescue/survey.h"
 #include "schema/types.h"
 
-enum {
-	LOOPS_MAX = 8,
-	LINE = 2048,
-	RECORD_BYTES = 16 * 1024 * 1024,
-	RECORD_POLL_NS = 20 * 1000 * 1000,
-	WATCH_NS = 1000 * 1000 * 1000,
-	SHOW_NS = 200 * 1000 * 1000,
-};
+enum { LOOPS_MAX = 8, LINE = 2048 };
 
-struct run {
-	const struct run_options *o;
-	struct error **errp;
-	int status;
-
-	struct image_chain chain;
-	struct layers layers;
-	struct node *source_node;
-	struct root *source;
-	struct plan plan;
-	struct progress progress;
-	struct timer timer;
-	int signo;		/* that ended it; 0: none */
-	struct error *changed;	/* the source was, which ends it too */
-	bool reported;
-};
-
-static void __attribute__((format(printf, 2, 3)))
-sayf(const struct run *r, const char *fmt, ...)
+void
+run_say(const struct run *r, const char *fmt, ...)
 {
 	char line[LINE];
 	va_list ap;
@@ -134,16 +101,7 @@ prepare(struct run *r)
 	return r->o->target ? plan_check(r->o, &r->chain, r->errp) : 0;
 }
 
-/* ---- signals and the display ---- */
-
-static void
-on_timer(struct timer *t)
-{
-	struct run *r = CONTAINER_OF(t, struct run, timer);
-
-	progress_show(&r->progress);
-	timer_set(t, clock_ns() + SHOW_NS);
-}
+/* ---- signals ---- */
 
 static void
 on_end_signal(int signo, void *arg)
@@ -154,21 +112,6 @@ on_end_signal(int signo, void *arg)
 	plan_stop(&r->plan);
 	/* The next one need not wait for a slow disk. */
 	loop_signal(signo, NULL, NULL);
-}
-
-static void
-on_status_signal(int signo, void *arg)
-{
-	struct run *r = arg;
-
-	(void)signo;
-	progress_print_status(&r->progress);
-}
-
-static bool
-is_stopped(const struct run *r)
-{
-	return r->signo || r->changed;
 }
 
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
@@ -254,7 +197,7 @@ unlock(struct run *r)
 		if (unlock_layer(r, i, &status, &err) == 0)
 			continue;
 		if (ret < 0) {
-			sayf(r, "%s", error_text(err));
+			run_say(r, "%s", error_text(err));
 			continue;
 		}
 		ret = -1;
@@ -264,238 +207,22 @@ unlock(struct run *r)
 			return -1;
 	}
 	if (!secret_all_locked())
-		sayf(r, "note: the limit on locked memory (ulimit -l) is too low to keep keys "
+		run_say(r, "note: the limit on locked memory (ulimit -l) is too low to keep keys "
 			"out of swap");
 	return ret;
 }
 
-/* ---- progress ---- */
-
-static void
-start_progress(struct run *r, const char *what, uint64_t bytes)
-{
-	progress_start(&r->progress, r->o->progress, what, bytes);
-	r->timer.fn = on_timer;
-	timer_set(&r->timer, clock_ns() + SHOW_NS);
-	/* Until end_progress(); then rescue/phase.h has the signal again. */
-	(void)loop_signal(SIGUSR1, on_status_signal, r);
-}
-
-static int
-end_progress(struct run *r, int result)
-{
-	loop_signal(SIGUSR1, NULL, NULL);
-	timer_cancel(&r->timer);
-	if (result == 0)
-		progress_end(&r->progress);
-	else
-		progress_clear(&r->progress);
-	return result;
-}
+/* ---- how sectors are stored ---- */
 
 static int
 survey(struct run *r)
 {
 	struct survey s = { &r->layers, &r->progress, &r->signo };
 
-	start_progress(r, "looking: ", survey_work(&s));
-	if (end_progress(r, survey_run(&s, r->errp)) < 0)
+	run_start_progress(r, "looking: ", survey_work(&s));
+	if (run_end_progress(r, survey_run(&s, r->errp)) < 0)
 		return -1;
 	survey_tell(&r->layers, r->o->say);
-	return 0;
-}
-
-/* ---- the copy ---- */
-
-/* Something that goes on beside the work until that ends, and sleeps most of the time. */
-struct beside {
-	struct run *r;
-	void (*fn)(struct run *r);
-	struct co *co;		/* referenced */
-};
-
-static void
-beside_main(void *arg)
-{
-	struct beside *b = arg;
-
-	b->co = co_ref(co_self());
-	b->fn(b->r);
-}
-
-static int
-run_beside(struct run *r, void (*fn)(struct run *r), int (*work)(struct run *r))
-{
-	struct beside b = { r, fn, NULL };
-	struct co_group group;
-	int result;
-
-	co_group_init(&group);
-	if (co_group_start(&group, beside_main, &b) < 0)
-		return error_set(r->errp, "Cannot allocate memory");
-	result = work(r);
-	if (b.co)
-		co_cancel(b.co);
-	co_group_wait(&group);
-	if (b.co)
-		co_unref(b.co);
-	return result;
-}
-
-struct check {
-	const struct image_chain *chain;
-	struct error *err;
-};
-
-static int
-check_work(void *arg)
-{
-	struct check *c = arg;
-
-	return image_chain_check_same(c->chain, &c->err);
-}
-
-/* Is the source as it was? */
-static bool
-is_same(struct run *r)
-{
-	struct check c = { &r->chain, NULL };
-
-	if (work_run(check_work, &c) == 0)
-		return true;
-	r->changed = c.err;
-	return false;
-}
-
-/* What is written to the source makes all of the work vain: end at once. */
-static void
-watch_source(struct run *r)
-{
-	while (is_same(r))
-		if (co_sleep(WATCH_NS) < 0)
-			return;
-	plan_stop(&r->plan);
-	progress_clear(&r->progress);
-	sayf(r, "the source was changed; ending");
-}
-
-/* While bytes move, write down now and then how many are safe.  What
- * fails here fails at the end of it too, where it is told. */
-static void
-keep_record(struct run *r)
-{
-	uint64_t noted = 0;
-
-	while (co_sleep(RECORD_POLL_NS) == 0) {
-		uint64_t done = atomic_load(&r->progress.done);
-
-		if (done - noted < RECORD_BYTES)
-			continue;
-		noted = done;
-		if (plan_record(&r->plan, NULL) < 0)
-			break;
-	}
-}
-
-static int
-copy_all(struct run *r)
-{
-	for (unsigned i = 0; i < r->plan.count; i++) {
-		if (i && plan_finish(&r->plan, i - 1, r->errp) < 0)
-			return -1;
-		if (is_stopped(r) || copy_run(&r->plan.copy[i], r->errp) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-static int
-copy_recorded(struct run *r)
-{
-	int result;
-
-	if (plan_record(&r->plan, r->errp) < 0)
-		return -1;
-	result = run_beside(r, keep_record, copy_all);
-	/* Also of what ended too early; an error that there was comes first. */
-	return plan_record(&r->plan, result < 0 ? NULL : r->errp) < 0 ? -1 : result;
-}
-
-static int
-copy(struct run *r)
-{
-	int result;
-
-	survey_watch(&r->layers, !r->o->mixed);
-	start_progress(r, NULL, plan_work(&r->plan, false));
-	result = end_progress(r, run_beside(r, watch_source,
-					    r->plan.resume ? copy_recorded : copy_all));
-	survey_watch(&r->layers, false);
-	if (!r->o->mixed)
-		survey_tell(&r->layers, r->o->say);
-	return result;
-}
-
-/* ---- finishing ---- */
-
-static int
-verify_all(struct run *r)
-{
-	for (unsigned i = 0; i < r->plan.count; i++)
-		if (is_stopped(r) || copy_verify(&r->plan.copy[i], r->errp) < 0)
-			return -1;
-	return 0;
-}
-
-static int
-verify(struct run *r)
-{
-	/* All of it, whatever was copied by which run. */
-	for (unsigned i = 0; i < r->plan.count; i++) {
-		r->plan.copy[i].start = 0;
-		if (copy_measure(&r->plan.copy[i], r->errp) < 0)
-			return -1;
-	}
-	start_progress(r, "verify: ", plan_work(&r->plan, true));
-	if (end_progress(r, run_beside(r, watch_source, verify_all)) < 0) {
-		if (!is_stopped(r))
-			plan_forget(&r->plan);
-		return -1;
-	}
-	sayf(r, "verified: read back %s, it is the same", r->plan.copy[0].verified);
-	return 0;
-}
-
-static void
-say_lost(struct run *r)
-{
-	char text[PROGRESS_BYTES];
-	uint64_t places, bytes = plan_lost(&r->plan, &places);
-
-	if (!places)
-		return;
-	progress_format_bytes(bytes, text);
-	sayf(r, "%s in %" PRIu64 " places could not be read; zeroes stand there, and the map says "
-	     "where", text, places);
-	r->status = RUN_INCOMPLETE;
-}
-
-static int
-finish(struct run *r)
-{
-	phase_set("waiting for the disk\n");
-	for (unsigned i = 0; i < r->plan.count; i++)
-		if (plan_finish(&r->plan, i, r->errp) < 0)
-			return -1;
-	if (r->o->verify && verify(r) < 0)
-		return -1;
-	if (!is_same(r))
-		return -1;
-	/* The last moment for a signal to be in time. */
-	if (r->signo || plan_publish(&r->plan, r->errp) < 0)
-		return -1;
-	r->status = RUN_OK;
-	say_lost(r);
 	return 0;
 }
 
@@ -512,7 +239,7 @@ say_resumed(const struct run *r)
 	if (!done)
 		return;
 	progress_format_bytes(done, text);
-	sayf(r, "going on: %s of the disk were done by an earlier run", text);
+	run_say(r, "going on: %s of the disk were done by an earlier run", text);
 }
 
 static int
@@ -527,28 +254,70 @@ rescue(struct run *r)
 	/* From here on it takes time, and there may be something to clean up. */
 	if (watch_signals(r) < 0 || (r->o->mixed && survey(r) < 0))
 		return -1;
-	phase_set("looking what there is to copy\n");
 	if (!r->o->target) {
 		r->status = RUN_OK;
 		return 0;
 	}
+	phase_set("looking what there is to copy\n");
 	if (plan_make(&r->plan, r->o, &r->chain, &r->layers, r->source_node, &r->progress,
 		      r->errp) < 0)
 		return -1;
 	say_resumed(r);
-	if (plan_open(&r->plan, r->errp) < 0)
+	if (r->signo || plan_open(&r->plan, r->errp) < 0)
 		return -1;
-	return copy(r) < 0 ? -1 : finish(r);
+	return run_copy(r) < 0 ? -1 : run_finish(r);
 }
 
-/* Nothing is lost of a run that can be resumed. */
+/* What there is now where the target was to be; NULL: what was there before. */
+static const char *
+left(const struct run *r, char buf[static LINE])
+{
+	enum output_kind kind = r->o->target ? output_kind_of(r->o->target) : OUTPUT_FILE;
+	char size[PROGRESS_BYTES];
+
+	if (kind == OUTPUT_FILE && plan_kept(&r->plan)) {
+		progress_format_bytes(plan_kept(&r->plan), size);
+		snprintf(buf, LINE, "%s of the disk are kept, and the same command goes on", size);
+		return buf;
+	}
+	if (kind == OUTPUT_FILE || r->stage == STAGE_NOTHING)
+		return NULL;
+	if (r->stage == STAGE_COPIED)
+		return "all of the target was written";
+	return kind == OUTPUT_STREAM ? "a part of the disk was written"
+				     : "the target is half written";
+}
+
+/* Nothing is lost of a run that can be resumed, but it is in doubt. */
 static void
-tell_changed(struct run *r)
+tell_changed(struct run *r, const char *what)
 {
 	if (r->o->resume)
 		error_append(&r->changed, "; the same command%s goes on, and compares all of it",
 			     r->o->verify ? "" : " with --verify");
+	else if (what)
+		error_append(&r->changed, "; %s", what);
 	error_propagate(r->errp, r->changed);
+}
+
+/* What came behind a signal or a change of the source is but its consequence. */
+static void
+explain_end(struct run *r)
+{
+	char buf[LINE];
+	const char *what = left(r, buf);
+
+	if (r->errp && (r->signo || r->changed))
+		error_freep(r->errp);
+	if (r->signo) {
+		if (!what)
+			what = r->o->resume ? "the same command goes on" : "nothing was left behind";
+		error_set(r->errp, "interrupted, %s", what);
+	} else if (r->changed) {
+		tell_changed(r, what);
+	} else if (what) {
+		error_append(r->errp, "; %s", what);
+	}
 }
 
 static void
@@ -567,8 +336,8 @@ main_co(void *arg)
 {
 	struct run *r = arg;
 
-	if (rescue(r) < 0 && r->changed)
-		tell_changed(r);
+	if (rescue(r) < 0)
+		explain_end(r);
 	report(r);
 	plan_done(&r->plan);
 	root_free(r->source);
@@ -601,8 +370,10 @@ run_rescue(const struct run_options *o, struct error **errp)
 	struct run *r = calloc(1, sizeof(*r));
 	int status;
 
-	if (!r) {
-		error_set(errp, "Cannot allocate memory");
+	if (!r || plan_init(&r->plan, errp) < 0) {
+		if (!r)
+			error_set(errp, "Cannot allocate memory");
+		free(r);
 		return RUN_FAILED;
 	}
 	r->o = o;
@@ -621,6 +392,7 @@ run_rescue(const struct run_options *o, struct error **errp)
 	if (!o->target && !o->no_list)
 		list_print(&r->chain, o, stdout);
 	report(r);
+	plan_done(&r->plan);
 	layer_done(&r->layers);
 	image_chain_done(&r->chain);
 	status = r->signo && r->status == RUN_FAILED ? RUN_INTERRUPTED + r->signo : r->status;

@@ -31,12 +31,12 @@ struct run_view {
 /* The exit statuses of quoin rescue. */
 enum run_status {
 	RUN_OK = 0,
-	RUN_FAILED = 1,		/* with *errp, like the next two; nothing was left behind */
+	RUN_FAILED = 1,		/* with *errp, like the next two; it says what was left */
 	RUN_USAGE = 2,		/* not returned by run_rescue() */
 	RUN_WRONG_KEY = 3,
 	RUN_NOT_JUDGED = 4,
 	RUN_INCOMPLETE = 5,	/* the target is there, with zeroes where data was lost */
-	RUN_INTERRUPTED = 128,	/* plus the signal; no file was left behind */
+	RUN_INTERRUPTED = 128,	/* plus the signal; with *errp, that says what was left */
 };
 
 enum run_format { RUN_RAW, RUN_QCOW2 };

@@ -50,11 +50,16 @@ struct sink_node_options {
 int sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **ret,
 		  struct error **errp);
 
-/* A pipe, or whatever else fd is: data in order, zeroes too.  Borrowed. */
-int sink_stream_new(int fd, struct sink **ret, struct error **errp);
+/* What is at the other end of these may keep us waiting for ever.  Once the descriptor stop
+ * can be read from, no call waits any longer: what is not done is -ECANCELED, and the sink
+ * is good for nothing but sink_free().  Borrowed, as fd is. */
+
+/* A pipe, or whatever else fd is: data in order, zeroes too. */
+int sink_stream_new(int fd, int stop, struct sink **ret, struct error **errp);
 
 /* The export that an NBD URI names, of at least this size. */
-int sink_nbd_new(const char *uri, uint64_t size, struct sink **ret, struct error **errp);
+int sink_nbd_new(const char *uri, uint64_t size, int stop, struct sink **ret,
+		 struct error **errp);
 bool sink_nbd_is_uri(const char *name);
 
 int sink_free(struct sink *s);	/* takes NULL; 0 or -errno, as ops->free */
