@@ -14,7 +14,7 @@
 #include "cli/qmp.h"
 #include "cli/rescue.h"
 
-enum { EXIT_USAGE = 2 };
+enum { EXIT_USAGE = 2, NAME = 32 };
 
 /* Each verb gets argv from its own name on, and returns the exit status. */
 static const struct verb {
@@ -44,9 +44,15 @@ print_help(void)
 static int
 run_verb(int argc, char **argv)
 {
+	static char name[NAME];
+
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
-		if (!strcmp(verbs[i].name, argv[0]))
+		if (!strcmp(verbs[i].name, argv[0])) {
+			/* Who speaks, when getopt complains. */
+			snprintf(name, sizeof(name), "quoin %s", verbs[i].name);
+			argv[0] = name;
 			return verbs[i].run(argc, argv);
+		}
 	fprintf(stderr, "quoin: unknown verb '%s'; see quoin --help\n", argv[0]);
 	return EXIT_USAGE;
 }

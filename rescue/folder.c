@@ -42,7 +42,7 @@ folder_check_place(const char *path, struct error **errp)
 		return error_set(errp, "'%s' exists already; a chain that is kept goes to a new "
 				 "folder", path);
 	if (errno == ENOENT)
-		return 0;
+		return target_check_folder(path, errp);
 	error_set_errno(errp, errno, "Could not look at '%s'", path);
 	return -1;
 }

@@ -124,6 +124,17 @@ is_layer(const struct image_chain *chain, const struct image *im)
 	return false;
 }
 
+static bool
+is_known_format(const char *name)
+{
+	static const enum image_format all[] = { IMAGE_RAW, IMAGE_QCOW, IMAGE_QCOW2, IMAGE_LUKS };
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (!strcmp(name, image_format_name(all[i])))
+			return true;
+	return false;
+}
+
 /* Believe what the overlay recorded of its backing file's format; where it recorded
  * none, the first bytes decide.  detached: a LUKS header is elsewhere. */
 static int
@@ -134,6 +145,9 @@ read_layer(const char *path, const char *recorded, bool detached, struct image *
 
 	if (recorded && (!strcmp(recorded, "raw") || (detached && !strcmp(recorded, "luks"))))
 		return image_read_raw(path, ret, errp);
+	if (recorded && !is_known_format(recorded))
+		return error_set(errp, "%s is said to be a %s image by what is based on it; only raw, qcow, "
+				 "qcow2 and LUKS ones can be read", path, recorded);
 	if (image_read(path, &im, errp) < 0)
 		return -1;
 	if (recorded && strcmp(recorded, image_format_name(im->format)))
@@ -160,6 +174,23 @@ add_layer(struct image_chain *chain, const char *path, const char *format, bool 
 	return 0;
 }
 
+/* Is it what QEMU would take for the address of something that is no file? */
+static bool
+looks_remote(const char *name)
+{
+	const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
+
+	return colon && (!slash || colon < slash);
+}
+
+static void
+blame(const struct image *im, struct error **errp)
+{
+	error_prepend(errp, "The backing file of %s: ", im->filename);
+	if (looks_remote(im->backing))
+		error_append(errp, "; what an image names is a file, and nothing else is opened");
+}
+
 static int
 read_all(struct image_chain *chain, const char *filename, const char *header,
 	 struct error **errp)
@@ -178,7 +209,7 @@ read_all(struct image_chain *chain, const char *filename, const char *header,
 		if (!path)
 			return no_memory(errp);
 		if (add_layer(chain, path, im->backing_format, header, errp) < 0) {
-			error_prepend(errp, "The backing file of %s: ", im->filename);
+			blame(im, errp);
 			return -1;
 		}
 	}

@@ -18,8 +18,13 @@ enum { TIME_TEXT = 32 };
 void
 list_text(const char *text, FILE *to)
 {
-	for (const unsigned char *c = (const unsigned char *)text; *c; c++)
-		fputc(*c < 0x20 || *c == 0x7f ? '?' : *c, to);
+	for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+		/* The other control characters, U+0080 to U+009F, in UTF-8. */
+		bool high = *c == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f;
+
+		fputc(*c < 0x20 || *c == 0x7f || high ? '?' : *c, to);
+		c += high;
+	}
 }
 
 /* ---- snapshots ---- */

@@ -61,6 +61,25 @@ use_folder(struct target *t, int folder, struct error **errp)
 	return t->dir < 0 ? fail(t, errp, "use the folder of") : 0;
 }
 
+/* Better now than when all has been copied. */
+static int
+check_folder(struct target *t, struct error **errp)
+{
+	return faccessat(t->dir, ".", W_OK | X_OK, AT_EACCESS) < 0 ? fail(t, errp, "create") : 0;
+}
+
+/* In a folder as /tmp is, a file is replaced by its owner only. */
+static bool
+is_protected(const struct target *t)
+{
+	struct stat folder, file;
+	uid_t me = geteuid();
+
+	return me && fstat(t->dir, &folder) == 0 && folder.st_mode & S_ISVTX &&
+	       folder.st_uid != me && fstatat(t->dir, t->name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       file.st_uid != me;
+}
+
 static int
 check_existing(struct target *t, struct error **errp)
 {
@@ -68,6 +87,8 @@ check_existing(struct target *t, struct error **errp)
 
 	if (!*t->name)
 		return error_set(errp, "Could not create '%s': that is a folder", t->path);
+	if (check_folder(t, errp) < 0)
+		return -1;
 	if (fstatat(t->dir, t->name, &st, 0) < 0 &&
 	    fstatat(t->dir, t->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		if (errno == ENOENT)
@@ -81,6 +102,9 @@ check_existing(struct target *t, struct error **errp)
 				 "file is there, and is not replaced", t->path);
 	if (!t->force)
 		return error_set(errp, "'%s' exists already; --force replaces it", t->path);
+	if (is_protected(t))
+		return error_set(errp, "Could not replace '%s': it is somebody else's, in a folder "
+				 "where only they may do that", t->path);
 	return 0;
 }
 
@@ -185,6 +209,14 @@ prepare(int folder, const char *path, bool force, struct target **ret, struct er
 		return -1;
 	*ret = STEAL(t);
 	return 0;
+}
+
+int
+target_check_folder(const char *path, struct error **errp)
+{
+	CLEANUP(target_freep) struct target *t = NULL;
+
+	return prepare(-1, path, false, &t, errp) < 0 ? -1 : check_folder(t, errp);
 }
 
 int

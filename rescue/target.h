@@ -25,6 +25,9 @@
 struct error;
 struct target;
 
+/* May files be made in the folder of path? */
+int target_check_folder(const char *path, struct error **errp);
+
 /* Could path be made now?  What exists there is an error unless force, and if
  * it is not a regular file, always. */
 int target_check_place(const char *path, bool force, struct error **errp);
