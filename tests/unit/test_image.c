@@ -202,6 +202,8 @@ test_every_short_file_is_raw_or_an_error(void **state)
 static void
 test_a_chain_believes_recorded_formats(void **state)
 {
+	CLEANUP(error_freep) struct error *unknown = NULL;
+	CLEANUP(error_freep) struct error *other = NULL;
 	struct image_chain chain = { 0 };
 
 	make_qcow2(0, NULL, NULL);
@@ -222,7 +224,13 @@ test_a_chain_believes_recorded_formats(void **state)
 
 	make_qcow2(1, "inner", "vmdk");
 	put_file("outer", head, sizeof(head));
-	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, NULL), -1);
+	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, &unknown), -1);
+	assert_non_null(strstr(error_text(unknown), "is said to be a vmdk image"));
+
+	make_qcow2(1, "inner", "luks");
+	put_file("outer", head, sizeof(head));
+	assert_int_equal(image_chain_read(path_of("outer"), NULL, &chain, &other), -1);
+	assert_non_null(strstr(error_text(other), "looks like qcow2"));
 }
 
 static void
@@ -245,6 +253,7 @@ test_loops_and_missing_layers_are_errors(void **state)
 	assert_int_equal(image_chain_read(path_of("c"), NULL, &chain, &missing), -1);
 	assert_non_null(strstr(error_text(missing), "No such file"));
 	assert_non_null(strstr(error_text(missing), "/c: "));
+	assert_non_null(strstr(error_text(missing), "nothing else is opened"));
 }
 
 /* An image of version 3 that keeps its data in another file. */

@@ -290,6 +290,63 @@ test_a_folder_given_up_leaves_nothing(void **state)
 	rmdir(path_of("folder"));
 }
 
+/* As somebody else who may do little here; false: that cannot be. */
+static bool
+become_nobody(void)
+{
+	return geteuid() == 0 && seteuid(65534) == 0;
+}
+
+static void
+test_a_folder_that_takes_no_files(void **state)
+{
+	CLEANUP(error_freep) struct error *file = NULL;
+	CLEANUP(error_freep) struct error *folder = NULL;
+
+	assert_int_equal(chmod(dir, 0755), 0);
+	if (!become_nobody()) {
+		print_message("SKIP: only root can be somebody else\n");
+		skip();
+	}
+	assert_int_equal(target_check_place(path_of("new"), true, &file), -1);
+	assert_int_equal(folder_check_place(path_of("new"), &folder), -1);
+	assert_int_equal(seteuid(0), 0);
+	assert_non_null(strstr(error_text(file), "/new': Permission denied"));
+	assert_non_null(strstr(error_text(folder), "/new': Permission denied"));
+	assert_int_equal(target_check_place(path_of("new"), false, NULL), 0);
+	assert_int_equal(folder_check_place(path_of("new"), NULL), 0);
+}
+
+/* As in /tmp: whose folder it is may replace all, others what is theirs. */
+static void
+test_what_others_have_in_a_shared_folder(void **state)
+{
+	CLEANUP(error_freep) struct error *err = NULL;
+	int theirs, mine;
+
+	put_file(path_of("theirs"), "old");
+	put_file(path_of("mine"), "old");
+	if (chown(path_of("mine"), 65534, 65534) < 0 || !become_nobody()) {
+		unlink(path_of("theirs"));
+		unlink(path_of("mine"));
+		print_message("SKIP: only root can be somebody else\n");
+		skip();
+	}
+	assert_int_equal(seteuid(0), 0);
+	assert_int_equal(chmod(dir, 01777), 0);
+	assert_true(become_nobody());
+	theirs = target_check_place(path_of("theirs"), true, &err);
+	mine = target_check_place(path_of("mine"), true, NULL);
+	assert_int_equal(seteuid(0), 0);
+	assert_int_equal(theirs, -1);
+	assert_non_null(strstr(error_text(err), "somebody else's"));
+	assert_int_equal(mine, 0);
+	assert_int_equal(target_check_place(path_of("theirs"), true, NULL), 0);
+	unlink(path_of("theirs"));
+	unlink(path_of("mine"));
+	assert_int_equal(chmod(dir, 0700), 0);
+}
+
 static int
 set_up(void **state)
 {
@@ -317,6 +374,8 @@ main(void)
 		cmocka_unit_test(test_places_are_the_same_by_any_path),
 		cmocka_unit_test(test_a_folder_appears_when_published),
 		cmocka_unit_test(test_a_folder_given_up_leaves_nothing),
+		cmocka_unit_test(test_a_folder_that_takes_no_files),
+		cmocka_unit_test(test_what_others_have_in_a_shared_folder),
 	};
 
 	int failed = cmocka_run_group_tests_name("nameless files", tests, set_up, tear_down);

@@ -9,7 +9,7 @@ import subprocess
 import peers
 import pytest
 import quoin
-from rescuekit import PASSWORD, content, rescue, same, standard
+from rescuekit import PASSWORD, Terminal, content, qemu_img, rescue, same, standard
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -193,3 +193,30 @@ def test_an_interrupt_ends_an_absurd_key_derivation(tmp):
     assert p.wait(5 * quoin.SLOW) == -signal.SIGINT
     p.stderr.close()
     assert not os.path.exists(tmp / 'out')
+
+
+ESCAPES = 'a\x1b[31mb\x07c\rd\x9be'     # the last as UTF-8 has it
+
+
+@pytest.mark.parametrize('argv, status', [([], 0), (['--list'], 0), (['wrong'], 3), (['gone'], 1)])
+def test_names_in_images_do_nothing_to_a_terminal(tmp, argv, status):
+    """In errors, in what is said of keys, and in the list."""
+    base = standard(tmp, 'qcow2')[1].rename(tmp / ESCAPES)
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', tmp / 'image')
+    if argv == ['gone']:
+        base.unlink()
+    r = rescue(tmp, *(a for a in argv if a == '--list'), tmp / 'image',
+               *([] if argv == ['--list'] else [tmp / 'out']),
+               key='wrong' if argv == ['wrong'] else PASSWORD)
+    assert r.status == status and '/a?[31mb?c?d?e' in r.err + r.out, r
+    assert not {'\x1b', '\x07', '\r', '\x9b'} & set(r.err + r.out), r
+
+
+def test_the_question_does_nothing_to_a_terminal_either(tmp):
+    base = standard(tmp, 'qcow2')[1].rename(tmp / ESCAPES)
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', tmp / 'image')
+    t = Terminal(tmp, 'rescue', tmp / 'image', tmp / 'out')
+    t.expect('a?[31mb?c?d?e (qcow2 AES-CBC): ')
+    t.wait_for_silence()
+    t.send(PASSWORD + '\n')
+    assert t.end() == 0
