@@ -10,6 +10,7 @@
 #include "rescue/cipher.h"
 #include "rescue/image.h"
 #include "rescue/layer.h"
+#include "rescue/list.h"
 #include "rescue/prompt.h"
 #include "rescue/wordlist.h"
 
@@ -172,6 +173,7 @@ ask(struct keyring_search *s, struct error **errp)
 
 	snprintf(question, sizeof(question), "Password for %s (%s): ", im->filename,
 		 cipher_kind_name(im->encryption));
+	list_tame(question);
 	for (unsigned i = 0; i < KEYRING_TRIES; i++) {
 		CLEANUP(key_freep) struct key *k = NULL;
 

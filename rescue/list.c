@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/cleanup.h"
@@ -16,15 +17,29 @@
 enum { TIME_TEXT = 32 };
 
 void
-list_text(const char *text, FILE *to)
+list_tame(char *text)
 {
+	char *to = text;
+
 	for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
 		/* The other control characters, U+0080 to U+009F, in UTF-8. */
 		bool high = *c == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f;
 
-		fputc(*c < 0x20 || *c == 0x7f || high ? '?' : *c, to);
+		*to++ = *c < 0x20 || *c == 0x7f || high ? '?' : (char)*c;
 		c += high;
 	}
+	*to = '\0';
+}
+
+void
+list_text(const char *text, FILE *to)
+{
+	CLEANUP(cleanup_free) char *tame = strdup(text);
+
+	if (!tame)
+		return;
+	list_tame(tame);
+	fputs(tame, to);
 }
 
 /* ---- snapshots ---- */

@@ -19,5 +19,6 @@ void list_snapshots(const struct image *im, FILE *to);
 
 /* What an image says, with question marks for what a terminal would obey. */
 void list_text(const char *text, FILE *to);
+void list_tame(char *text);	/* the same in place */
 
 #endif
