@@ -237,6 +237,11 @@ def break_entry(path, cluster, size=65536):
         f.write(entry.to_bytes(8, 'big'))
 
 
+def need_libnbd():
+    if b'built without libnbd' in content(quoin.QUOIN):
+        pytest.skip('this program was built without libnbd')
+
+
 def content(path):
     with open(path, 'rb') as f:
         return f.read()
