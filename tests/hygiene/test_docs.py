@@ -25,10 +25,10 @@ def documented(page):
 
 
 def test_tests_that_a_table_names_are_there():
-    """In docs/nbd.md and qcow2.md, each name in a last column is of a test or its file."""
+    """In these documents, each name in a last column is of a test or its file."""
     sources = {f: house.read(f) for f in house.files() if re.match(r'tests/.*\.(c|py)$', f)}
     known = '\n'.join(sources) + '\n'.join(sources.values())
-    for page in ('docs/nbd.md', 'docs/qcow2.md'):
+    for page in ('docs/nbd.md', 'docs/qcow2.md', 'docs/rescue.md'):
         last = [line.split('|')[-2] for line in house.read(page).splitlines()
                 if line.startswith('|')]
         names = set(re.findall(r'`((?:test_)?[a-z0-9]+(?:_[a-z0-9]+){2,})`', ' '.join(last)))
@@ -95,6 +95,30 @@ def test_the_nbd_page_names_tests_that_there_are():
     assert len(named) > 50
     for letter, test in named:
         assert f'def {test}(' in house.read(f'tests/wire/{files[letter]}.py'), test
+
+
+def file_of(word):
+    """docs/rescue.md: keys, wire/info, unit/judge."""
+    if word == 'rescue':
+        return 'tests/wire/test_rescue.py'
+    folder, _, name = word.rpartition('/')
+    if not folder:
+        return 'tests/wire/test_rescue_%s.py' % name
+    return 'tests/%s/test_%s.%s' % (folder, name, 'c' if folder == 'unit' else 'py')
+
+
+def test_the_rescue_page_names_tests_that_there_are():
+    rows = [line.split('|')[-2] for line in house.read('docs/rescue.md').splitlines()
+            if line.startswith('|')]
+    named = [(word, test) for row in rows
+             for word, tests in re.findall(r'([a-z0-9_/]+) ((?:`[a-z0-9_]+`(?:, )?)+)', row)
+             for test in re.findall('`(.*?)`', tests)]
+    assert len(named) > 150
+    for word, test in named:
+        there = (r'\(%s[,)]' if word.startswith('unit/') else r'^def %s\(') % test
+        assert re.search(there, house.read(file_of(word)), re.M), (word, test)
+    # All of them have a word before them.
+    assert len(named) == len(re.findall('`(?!fuzz_)[a-z0-9]+(?:_[a-z0-9]+)+`', ' '.join(rows)))
 
 
 def test_the_pages_are_well_formed():

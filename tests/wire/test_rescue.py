@@ -379,6 +379,22 @@ def test_the_target_is_private_and_sparse(tmp):
     assert st.st_blocks * 512 < 16 * MIB
 
 
+def test_maps_folders_and_what_replaces_others_are_private_too(tmp):
+    image = standard(tmp, 'qcow2')[1]
+    (tmp / 'out').write_text('old')
+    (tmp / 'out').chmod(0o644)
+    old = os.umask(0)
+    try:
+        assert rescue(tmp, '--force', '--salvage', image, tmp / 'out').status == 0
+        assert rescue(tmp, '--keep-chain', '--salvage', image, tmp / 'chain').status == 0
+    finally:
+        os.umask(old)
+    modes = {n: oct(os.stat(tmp / n).st_mode & 0o7777) for n in (
+        'out', 'out.map', 'chain', 'chain/image', 'chain/image.map')}
+    assert modes.pop('chain') == '0o700'
+    assert set(modes.values()) == {'0o600'}, modes
+
+
 @pytest.mark.parametrize('target', ['raw', 'qcow2'])
 def test_a_limit_on_file_size_is_an_error_that_leaves_nothing(tmp, target):
     image = encrypt(tmp, 'qcow2', noise(tmp / 'plain', 8 * MIB), tmp / 'image')
@@ -413,20 +429,35 @@ def test_a_folder_that_is_not_there(tmp):
     assert r.status == 1 and 'No such file or directory' in r.err
 
 
-def test_data_is_on_disk_before_the_name_and_the_name_before_the_end(tmp):
+ORDER = {
+    'new': ([], ['file', 'link', 'folder', 'said']),
+    'force': (['--force'], ['file', 'link', 'rename', 'folder', 'said']),
+    # The map of what is missing is there before what it is missing from.
+    'salvage': (['--salvage'], ['file', 'file', 'link', 'folder', 'link', 'folder', 'said']),
+    'chain': (['--keep-chain'], ['file', 'file', 'link', 'folder', 'link', 'folder', 'folder',
+                                 'rename', 'folder', 'said'])}
+
+
+@pytest.mark.parametrize('name', ORDER)
+def test_data_is_on_disk_before_the_name_and_the_name_before_the_end(tmp, name):
     if not shutil.which('strace'):
         pytest.skip('no strace is installed')
-    image = standard(tmp, 'qcow2')[1]
+    base = standard(tmp, 'qcow2')[1].rename(tmp / 'base')
+    qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', tmp / 'image')
     (tmp / 'key').write_text(PASSWORD)
-    r = quoin.run('strace', '-f', '-s', '300', '-o', tmp / 'trace', '-e', 'trace=fsync,linkat,renameat2,write',
-                  quoin.QUOIN, 'rescue', '--key-file', tmp / 'key', image, tmp / 'out', tmp=tmp,
+    options, order = ORDER[name]
+    r = quoin.run('strace', '-f', '-y', '-s', '300', '-o', tmp / 'trace', '-e',
+                  'trace=fsync,linkat,renameat,renameat2,write', quoin.QUOIN, 'rescue',
+                  '--key-file', tmp / 'key', *options, tmp / 'image', tmp / 'out', tmp=tmp,
                   env=NO_LEAKS)
     if 'ptrace' in r.err and 'Operation not permitted' in r.err:
         pytest.skip('strace may not trace here')
     assert r.status == 0, r.err
-    calls = re.findall(r'(fsync\(|linkat|renameat2|whole and on disk)', (tmp / 'trace').read_text())
-    assert [c for c in calls if c != 'renameat2'] == ['fsync(', 'linkat', 'fsync(',
-                                                      'whole and on disk']
+    # A file without a name is shown as deleted.
+    calls = re.findall(r'(?:(fsync)\(\d+<[^>]*>(\(deleted)?|(link|rename)at2?\(|(whole and on disk))',
+                       (tmp / 'trace').read_text())
+    assert [('file' if deleted else 'folder') if sync else call or 'said'
+            for sync, deleted, call, said in calls] == order
 
 
 # ---- signals, status, locks ----

@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 
+import nbdserver
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, content, create, disk, encrypt, image_opts, qemu_img, rescue,
-                       same, standard, write)
+from rescuekit import (MIB, PASSWORD, content, create, disk, encrypt, image_opts, need_libnbd,
+                       qemu_img, rescue, same, standard, write)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -184,6 +185,28 @@ def test_a_server_that_fails_is_an_error(tmp):
         pytest.skip('this program was built without libnbd')
     assert r.status == 1
     assert "Could not write 'nbd" in r.err and 'Input/output error' in r.err, r.err
+
+
+def test_an_export_is_flushed_before_success_is_said(tmp):
+    need_libnbd()
+    image = standard(tmp, 'qcow2')[1]
+    with nbdserver.Server(tmp / 'sock', bytes(4 * MIB)) as server:
+        r = rescue(tmp, '--force', image, 'nbd+unix:///?socket=%s' % (tmp / 'sock'))
+    assert r.status == 0, r.err
+    kinds = [kind for kind, *_ in server.requests]
+    assert nbdserver.WRITE in kinds
+    assert kinds[-2:] == [nbdserver.FLUSH, nbdserver.DISC]
+
+
+def test_an_export_that_cannot_be_flushed_is_an_error(tmp):
+    need_libnbd()
+    image = standard(tmp, 'qcow2')[1]
+    with nbdserver.Server(tmp / 'sock', bytes(4 * MIB)) as server:
+        server.lie = lambda kind, cookie, at, length: (
+            nbdserver.simple(cookie, 5) if kind == nbdserver.FLUSH else None)
+        r = rescue(tmp, '--force', image, 'nbd+unix:///?socket=%s' % (tmp / 'sock'))
+    assert r.status == 1 and "Could not write 'nbd" in r.err, r.err
+    assert 'on disk' not in r.err
 
 
 # ---- standard output ----
