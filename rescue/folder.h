@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rescue/folder.h - a folder that appears under its name when all in it is whole.
  *
- * Until folder_publish() it is hidden beside its place, as ".NAME.N", and goes with
+ * Until folder_publish() it is hidden beside its place, as ".NAME.PID-N", and goes with
  * all that is in it on every way out but SIGKILL and power loss.  Files are best
  * filled without a name (rescue/target.h), so that even then little is left.
  * A partial folder, ".NAME.rescue", outlives the run.

@@ -36,6 +36,7 @@
 #include "block/root.h"
 #include "rescue/device.h"
 #include "rescue/keyring.h"
+#include "rescue/leftover.h"
 #include "rescue/list.h"
 #include "rescue/options.h"
 #include "rescue/phase.h"
@@ -85,6 +86,23 @@ check_chain(struct run *r)
 	return 0;
 }
 
+static void
+tell_leftover(const char *leftover, void *user)
+{
+	run_say(user, "note: '%s' seems to be left from a run that was killed; unless another one "
+		"is at work, remove it", leftover);
+}
+
+static int
+check_target(struct run *r)
+{
+	if (output_kind_of(r->o->target) == OUTPUT_FILE)
+		leftover_find(r->o->target, tell_leftover, r);
+	if (r->o->map)
+		leftover_find(r->o->map, tell_leftover, r);
+	return plan_check(r->o, &r->chain, r->errp);
+}
+
 static int
 prepare(struct run *r)
 {
@@ -98,7 +116,7 @@ prepare(struct run *r)
 	if (check_chain(r) < 0)
 		return -1;
 	layer_init(&r->layers, &r->chain);
-	return r->o->target ? plan_check(r->o, &r->chain, r->errp) : 0;
+	return r->o->target ? check_target(r) : 0;
 }
 
 /* ---- signals ---- */

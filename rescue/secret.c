@@ -17,7 +17,8 @@ struct head {
 
 static atomic_bool lock_failed;
 
-enum { STACK = 8192 };	/* what hashes and ciphers take, with room to spare */
+/* What hashes and ciphers take, and a signal's frame below them, with room to spare. */
+enum { STACK = 16 * 1024 };
 
 /* All are the callee's to use, so whoever calls this has nothing of its own in them. */
 #ifdef __x86_64__

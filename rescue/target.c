@@ -117,7 +117,8 @@ with_hidden_name(struct target *t, int (*op)(struct target *t, const char *name)
 	for (unsigned i = 0; i < TRIES; i++) {
 		char *name;
 
-		if (asprintf(&name, ".%.200s.%d-%u", t->name, (int)getpid(), counter++) < 0) {
+		if (asprintf(&name, ".%.*s.%d-%u", TARGET_HIDDEN_NAME, t->name, (int)getpid(),
+			     counter++) < 0) {
 			errno = ENOMEM;
 			return -1;
 		}

@@ -3,7 +3,7 @@
  *
  * Until target_publish() the file has no name at all (O_TMPFILE), so nothing
  * can be left behind, not even by SIGKILL.  Where the file system cannot do
- * that, it has a hidden name beside the final one, ".NAME.XXXXXX", which is
+ * that, it has a hidden name beside the final one, ".NAME.PID-N", which is
  * removed on every way out but SIGKILL and power loss.
  *
  * A partial target is the exception: it is made to outlive the run, as
@@ -24,6 +24,8 @@
 
 struct error;
 struct target;
+
+enum { TARGET_HIDDEN_NAME = 200 };	/* so much of NAME is in a hidden one */
 
 /* May files be made in the folder of path? */
 int target_check_folder(const char *path, struct error **errp);
