@@ -498,20 +498,38 @@ def test_a_kept_chain_takes_in_no_strange_files(tmp):
     assert os.listdir(tmp / 'out') == ['image']
 
 
-def test_a_kept_chain_goes_on(tmp):
+def kept_chain_cut_short(tmp):
+    """An overlay, its base, and what a guest sees; a run that keeps the chain was killed."""
     plain, base = sample(tmp, 'qcow')
     top = create(tmp, 'qcow2', tmp / 'top', '%dM' % SIZE,
                  more=',backing_file=%s,backing_fmt=qcow' % base)
     write(tmp, '%s,%s' % (image_opts('qcow2', top), image_opts('qcow', base, 's', 'backing.')),
           'write -P 65 10M 4M')
     cut_short(tmp, top, '--keep-chain')
-    r = rescue(tmp, '--resume', '--verify', '--keep-chain', top, tmp / 'out')
-    assert r.status == 0 and 'going on' in r.err, r.err
     want = bytearray(content(plain))
     want[10 * MIB:14 * MIB] = b'A' * 4 * MIB
+    return top, base, want
+
+
+@pytest.mark.parametrize('touched', [False, True])
+def test_a_kept_chain_goes_on(tmp, touched):
+    top, base, want = kept_chain_cut_short(tmp)
+    if touched:
+        touch(base)
+    r = rescue(tmp, '--resume', '--verify', '--keep-chain', top, tmp / 'out')
+    assert r.status == 0 and 'going on' in r.err, r.err
+    assert ('all of it will be compared' in r.err) == touched
     qemu_img(tmp, 'convert', '-f', 'qcow2', '-O', 'raw', tmp / 'out' / 'top', tmp / 'flat')
     assert same(content(tmp / 'flat'), bytes(want))
     assert hidden(tmp) == []
+
+
+def test_a_layer_that_changed_below_the_others_is_found(tmp):
+    top, base, _ = kept_chain_cut_short(tmp)
+    write(tmp, image_opts('qcow', base), 'write -P 1 64k 64k')
+    r = rescue(tmp, '--resume', '--verify', '--keep-chain', top, tmp / 'out')
+    assert r.status == 1 and 'differs' in r.err, r.err
+    assert not os.path.exists(tmp / 'out')
 
 
 @LOOKS_IN
