@@ -94,6 +94,10 @@ struct open_policy {
 	/* The top image is shown, read-only, as an internal snapshot of it has it; its
 	 * driver must have snapshots.  NULL: as it is. */
 	const struct open_snapshot *snapshot;
+	/* Images that are opened read-only are read once, from end to end, and stay
+	 * read-only: each keeps about that many bytes of its tables in memory, and nothing
+	 * that only writers or a daemon's commands need.  0: as much as makes it fast. */
+	uint64_t table_memory;
 };
 
 extern const struct open_policy open_policy_default;	/* no decryptor; follow */

@@ -60,14 +60,18 @@ image_ref(const struct image *im)
 	return file_ref(&place);
 }
 
-/* Disks are walked from one end to the other, which needs few tables at a time; the
- * default would let a chain of large images take more memory than all the rest.  siblings:
- * the images that are open with it, itself too. */
+uint64_t
+options_table_memory(unsigned siblings)
+{
+	return min_u64(CACHE, CACHES / siblings);
+}
+
+/* What is written knows no such policy. */
 static void
 limit_caches(struct BlockdevOptionsQcow2 *q, unsigned siblings)
 {
 	q->has_l2_cache_size = q->has_refcount_cache_size = true;
-	q->l2_cache_size = q->refcount_cache_size = (int64_t)min_u64(CACHE, CACHES / siblings);
+	q->l2_cache_size = q->refcount_cache_size = (int64_t)options_table_memory(siblings);
 }
 
 /* What stands behind a layer: below, which is taken over, or nothing. */
@@ -87,9 +91,9 @@ backing_ref(struct BlockdevOptions *below)
 	return ref;
 }
 
-/* One layer of siblings over below, which is taken over if this succeeds. */
+/* One layer over below, which is taken over if this succeeds. */
 static struct BlockdevOptions *
-layer_options(const struct image *im, unsigned siblings, struct BlockdevOptions *below)
+layer_options(const struct image *im, struct BlockdevOptions *below)
 {
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = calloc(1, sizeof(*o));
 	struct BlockdevRef **file;
@@ -108,7 +112,6 @@ layer_options(const struct image *im, unsigned siblings, struct BlockdevOptions 
 		o->driver = BLOCKDEV_DRIVER_QCOW2;
 		file = &o->u.qcow2.file;
 		backing = &o->u.qcow2.backing;
-		limit_caches(&o->u.qcow2, siblings);
 		if (im->data && !(o->u.qcow2.data_file = image_ref(im->data)))
 			return NULL;
 		break;
@@ -139,7 +142,7 @@ options_for_chain(const struct image_chain *chain)
 	struct BlockdevOptions *below = NULL;
 
 	for (unsigned i = chain->count; i-- > 0;) {
-		struct BlockdevOptions *o = layer_options(chain->layer[i], chain->count, below);
+		struct BlockdevOptions *o = layer_options(chain->layer[i], below);
 
 		if (!o) {
 			BlockdevOptions_free(below);

@@ -18,6 +18,11 @@ struct BlockdevCreateOptions;
 struct BlockdevOptions;
 struct image_chain;
 
+/* Disks are walked from one end to the other, which needs few tables at a time; by default
+ * a chain of large images would take more memory than all the rest.  For open_policy's
+ * table_memory; siblings: the images that are open with it, itself too. */
+uint64_t options_table_memory(unsigned siblings);
+
 /* A chain, to be read only. */
 struct BlockdevOptions *options_for_chain(const struct image_chain *chain);
 

@@ -191,8 +191,10 @@ static int
 open_op(void *arg, struct error **errp)
 {
 	struct opening *op = arg;
+	struct open_policy policy = open_policy_default;
 
-	if (node_open(op->options, &open_policy_default, &op->n, errp) < 0)
+	policy.table_memory = op->how->read_only ? options_table_memory(1) : 0;
+	if (node_open(op->options, &policy, &op->n, errp) < 0)
 		return -1;
 	if (sink_node_new(op->n, op->how, &op->o->sink, errp) == 0)
 		return 0;

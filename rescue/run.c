@@ -167,7 +167,8 @@ open_source(struct run *r)
 	struct open_snapshot snapshot = { shown ? shown->id : NULL, shown ? shown->name : NULL };
 	struct open_policy policy = { .decryptor = &layer_decryptor,
 				      .decryptor_user = &r->layers, .follow_images = true,
-				      .snapshot = shown ? &snapshot : NULL };
+				      .snapshot = shown ? &snapshot : NULL,
+				      .table_memory = options_table_memory(r->chain.count) };
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = options_for_chain(&r->chain);
 
 	if (!o)

@@ -13,18 +13,36 @@
 #include "block/node.h"
 #include "block/qcow/qcow.h"
 
-void
-qcow_cache_init(struct qcow_cache *c)
+int
+qcow_cache_init(struct qcow_cache *c, uint64_t bytes)
 {
+	unsigned bits = QCOW_PIECE_BITS;
+
+	while (bytes && bits > QCOW_PIECE_BITS_MIN && (uint64_t)QCOW_PIECE << bits > bytes)
+		bits--;
 	memset(c, 0, sizeof(*c));
+	c->bits = bits;
+	c->pieces = calloc((size_t)1 << bits, sizeof(*c->pieces));
+	if (!c->pieces)
+		return -ENOMEM;
 	pthread_mutex_init(&c->lock, NULL);
+	return 0;
+}
+
+static size_t
+places(const struct qcow_cache *c)
+{
+	return (size_t)1 << c->bits;
 }
 
 void
 qcow_cache_done(struct qcow_cache *c)
 {
-	for (int i = 0; i < QCOW_PIECES; i++)
+	if (!c->pieces)
+		return;
+	for (size_t i = 0; i < places(c); i++)
 		free(c->pieces[i].data);
+	free(c->pieces);
 	pthread_mutex_destroy(&c->lock);
 }
 
@@ -38,8 +56,8 @@ file_of(const struct qcow *q)
 
 /* The dirty pieces as they are at one instant. */
 struct batch {
-	struct qcow_piece *from[QCOW_PIECES];
-	uint8_t *data[QCOW_PIECES];
+	struct qcow_piece *from[1 << QCOW_PIECE_BITS];
+	uint8_t *data[1 << QCOW_PIECE_BITS];
 	int n;
 };
 
@@ -57,7 +75,7 @@ take_batch(struct qcow_cache *c, struct batch *b)
 	int r = 0;
 
 	pthread_mutex_lock(&c->lock);
-	for (int i = 0; i < QCOW_PIECES && !r; i++) {
+	for (size_t i = 0; i < places(c) && !r; i++) {
 		struct qcow_piece *p = &c->pieces[i];
 		uint8_t *copy;
 
@@ -129,19 +147,37 @@ piece_of(const struct qcow_table *t, uint64_t i, uint32_t *ret_len, uint32_t *re
 	return t->off + start;
 }
 
+/* The first of the two places for what is at off. */
 static struct qcow_piece *
-place_of(struct qcow_cache *c, uint64_t off)
+places_of(struct qcow_cache *c, uint64_t off)
 {
-	return &c->pieces[(off >> 3) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - QCOW_PIECE_BITS)];
+	size_t i = (off >> 3) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - c->bits);
+
+	return &c->pieces[i & ~(size_t)1];
 }
 
 /* With the lock held: the piece, or NULL. */
 static struct qcow_piece *
 find(struct qcow_cache *c, uint64_t off, uint32_t len)
 {
-	struct qcow_piece *p = place_of(c, off);
+	struct qcow_piece *p = places_of(c, off);
 
-	return p->data && p->off == off && p->len == len ? p : NULL;
+	for (int i = 0; i < 2; i++)
+		if (p[i].data && p[i].off == off && p[i].len == len)
+			return &p[i];
+	return NULL;
+}
+
+/* With the lock held: put new where the older of the two was, which must be clean. */
+static bool
+replace(struct qcow_piece *p, struct qcow_piece new)
+{
+	if (p[1].dirty)
+		return false;
+	free(p[1].data);
+	p[1] = p[0];
+	p[0] = new;
+	return true;
 }
 
 static int
@@ -149,8 +185,7 @@ load(struct qcow *q, uint64_t off, uint32_t len)
 {
 	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &q->cache.loading;
 	struct qcow_cache *c = &q->cache;
-	struct qcow_piece *p = place_of(c, off);
-	bool there, dirty;
+	bool there, done;
 	uint8_t *data;
 	int r;
 
@@ -164,13 +199,10 @@ load(struct qcow *q, uint64_t off, uint32_t len)
 	r = data ? node_pread(file_of(q), off, data, len) : -ENOMEM;
 	while (!r) {
 		pthread_mutex_lock(&c->lock);
-		dirty = p->dirty;
-		if (!dirty) {
-			free(p->data);
-			*p = (struct qcow_piece){ .off = off, .len = len, .data = STEAL(data) };
-		}
+		done = replace(places_of(c, off), (struct qcow_piece){ .off = off, .len = len,
+								       .data = data });
 		pthread_mutex_unlock(&c->lock);
-		if (!dirty)
+		if (done)
 			return 0;
 		r = write_back(q);
 	}

@@ -76,7 +76,10 @@ qcow_open(struct node *n, struct opener *op, struct error **errp)
 	q->node = n;
 	if (opener_child(op, n, o->file, "file", ROLE_IMAGE, &n->file, errp))
 		return -1;
-	qcow_cache_init(&q->cache);
+	if (qcow_cache_init(&q->cache, n->read_only ? opener_policy(op)->table_memory : 0)) {
+		error_set(errp, "Cannot allocate memory");
+		goto fail;
+	}
 	if (load(q, errp))
 		goto fail;
 	atomic_store(&n->size, round_down(q->header.size, 512));

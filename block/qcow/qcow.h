@@ -33,8 +33,8 @@ enum {
 	QCOW_HEADER = 48,		/* bytes */
 	QCOW_BACKING_MAX = 1023,
 	QCOW_PIECE = 4096,		/* of a table, in memory, at most */
+	QCOW_PIECE_BITS_MIN = 3,	/* log2 of how many there are */
 	QCOW_PIECE_BITS = 8,
-	QCOW_PIECES = 1 << QCOW_PIECE_BITS,
 };
 
 struct qcow_header {
@@ -64,11 +64,13 @@ struct qcow_piece {
 	uint8_t *data;			/* NULL: nothing there */
 };
 
-/* Pieces of tables, each at the place that its offset hashes to. */
+/* Pieces of tables, each at one of the two neighbouring places that its offset hashes
+ * to. */
 struct qcow_cache {
 	pthread_mutex_t lock;		/* for short, never over a yield */
 	struct co_mutex loading;	/* who loads, forgets or writes back pieces */
-	struct qcow_piece pieces[QCOW_PIECES];	/* by lock */
+	unsigned bits;			/* log2 of the number of places */
+	struct qcow_piece *pieces;	/* by lock */
 };
 
 struct qcow {
@@ -104,8 +106,9 @@ int qcow_find_l2(struct qcow *q, uint64_t off, struct qcow_table *ret_l2);
 
 /* ---- cache.c ---- */
 
-void qcow_cache_init(struct qcow_cache *c);
-void qcow_cache_done(struct qcow_cache *c);
+/* About so many bytes of them; 0: as many as is good.  -ENOMEM. */
+int qcow_cache_init(struct qcow_cache *c, uint64_t bytes);
+void qcow_cache_done(struct qcow_cache *c);	/* takes a zeroed one */
 /* Entry i of t, which has that many. */
 int qcow_cache_get(struct qcow *q, const struct qcow_table *t, uint64_t i, uint64_t *ret_entry);
 /* Change it in memory, or (L1 entries) on disk too. */

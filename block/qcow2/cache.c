@@ -17,16 +17,17 @@ enum {
 };
 
 static size_t
-bucket_of(const struct qcow2 *q, const struct qcow2_cache *c, uint64_t off)
+bucket_of(const struct qcow2_cache *c, uint64_t off)
 {
-	return (size_t)((off >> q->slice_bits) * UINT64_C(0x9e3779b97f4a7c15) >>
+	return (size_t)((off >> c->slice_bits) * UINT64_C(0x9e3779b97f4a7c15) >>
 			(64 - c->bucket_bits));
 }
 
 int
-qcow2_cache_init(struct qcow2_cache *c, size_t max_slices)
+qcow2_cache_init(struct qcow2_cache *c, unsigned slice_bits, size_t max_slices)
 {
 	memset(c, 0, sizeof(*c));
+	c->slice_bits = slice_bits;
 	list_init(&c->all);
 	list_init(&c->dirty);
 	c->max = max_slices;
@@ -57,9 +58,9 @@ qcow2_cache_done(struct qcow2_cache *c)
 }
 
 static struct qcow2_slice *
-lookup(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
+lookup(struct qcow2_cache *c, uint64_t off)
 {
-	struct qcow2_slice *s = c->buckets[bucket_of(q, c, off)];
+	struct qcow2_slice *s = c->buckets[bucket_of(c, off)];
 
 	while (s && s->off != off)
 		s = s->next;
@@ -67,9 +68,9 @@ lookup(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 }
 
 struct qcow2_slice *
-qcow2_cache_find(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
+qcow2_cache_find(struct qcow2_cache *c, uint64_t off)
 {
-	struct qcow2_slice *s = lookup(q, c, off);
+	struct qcow2_slice *s = lookup(c, off);
 
 	if (!s || s->state != QCOW2_SLICE_VALID)
 		return NULL;
@@ -80,7 +81,7 @@ qcow2_cache_find(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 
 /* Twice the buckets, where there is memory for them. */
 static void
-grow_buckets(struct qcow2 *q, struct qcow2_cache *c)
+grow_buckets(struct qcow2_cache *c)
 {
 	struct qcow2_slice **more, *s;
 
@@ -91,7 +92,7 @@ grow_buckets(struct qcow2 *q, struct qcow2_cache *c)
 	c->buckets = more;
 	c->bucket_bits++;
 	LIST_FOREACH(s, &c->all, link) {
-		size_t b = bucket_of(q, c, s->off);
+		size_t b = bucket_of(c, s->off);
 
 		s->next = more[b];
 		more[b] = s;
@@ -99,9 +100,9 @@ grow_buckets(struct qcow2 *q, struct qcow2_cache *c)
 }
 
 static void
-unlink_slice(struct qcow2 *q, struct qcow2_cache *c, struct qcow2_slice *s)
+unlink_slice(struct qcow2_cache *c, struct qcow2_slice *s)
 {
-	struct qcow2_slice **p = &c->buckets[bucket_of(q, c, s->off)];
+	struct qcow2_slice **p = &c->buckets[bucket_of(c, s->off)];
 
 	while (*p != s)
 		p = &(*p)->next;
@@ -122,13 +123,13 @@ is_evictable(const struct qcow2_slice *s)
 
 /* Take out one slice that was not used for a round of the clock. */
 static struct qcow2_slice *
-evict(struct qcow2 *q, struct qcow2_cache *c)
+evict(struct qcow2_cache *c)
 {
 	for (size_t left = 2 * c->n; left; left--) {
 		struct qcow2_slice *s = LIST_FIRST(&c->all, struct qcow2_slice, link);
 
 		if (is_evictable(s) && !s->used) {
-			unlink_slice(q, c, s);
+			unlink_slice(c, s);
 			return s;
 		}
 		s->used = false;
@@ -139,13 +140,13 @@ evict(struct qcow2 *q, struct qcow2_cache *c)
 }
 
 static void
-insert(struct qcow2 *q, struct qcow2_cache *c, struct qcow2_slice *s)
+insert(struct qcow2_cache *c, struct qcow2_slice *s)
 {
 	size_t b;
 
 	if (c->n > (size_t)1 << c->bucket_bits)
-		grow_buckets(q, c);
-	b = bucket_of(q, c, s->off);
+		grow_buckets(c);
+	b = bucket_of(c, s->off);
 	s->next = c->buckets[b];
 	c->buckets[b] = s;
 	list_append(&c->all, &s->link);
@@ -153,7 +154,7 @@ insert(struct qcow2 *q, struct qcow2_cache *c, struct qcow2_slice *s)
 }
 
 static struct qcow2_slice *
-slice_new(struct qcow2 *q, uint64_t off)
+slice_new(struct qcow2 *q, const struct qcow2_cache *c, uint64_t off)
 {
 	uint32_t align = qcow2_file(q)->limits.mem_align;
 	struct qcow2_slice *s = calloc(1, sizeof(*s));
@@ -164,7 +165,7 @@ slice_new(struct qcow2 *q, uint64_t off)
 	list_init(&s->dirty_link);
 	s->off = off;
 	s->used = true;
-	s->data = iov_alloc(align > 64 ? align : 64, (size_t)1 << q->slice_bits);
+	s->data = iov_alloc(align > 64 ? align : 64, (size_t)1 << c->slice_bits);
 	if (!s->data) {
 		free(s);
 		return NULL;
@@ -175,7 +176,7 @@ slice_new(struct qcow2 *q, uint64_t off)
 int
 qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 {
-	struct qcow2_slice *mine = slice_new(q, off), *there, *old = NULL;
+	struct qcow2_slice *mine = slice_new(q, c, off), *there, *old = NULL;
 	struct co_waiter w;
 	bool keep;
 	int r;
@@ -188,7 +189,7 @@ qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 		return -EIO;
 	}
 	qcow2_lock(q);
-	there = lookup(q, c, off);
+	there = lookup(c, off);
 	if (there) {
 		bool wait = there->state == QCOW2_SLICE_LOADING;
 
@@ -201,19 +202,19 @@ qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off)
 		return 0;
 	}
 	if (c->n >= c->max)
-		old = evict(q, c);
-	insert(q, c, mine);
+		old = evict(c);
+	insert(c, mine);
 	qcow2_unlock(q);
 	slice_free(old);
 
-	r = node_pread(qcow2_file(q), off, mine->data, UINT64_C(1) << q->slice_bits);
+	r = node_pread(qcow2_file(q), off, mine->data, UINT64_C(1) << c->slice_bits);
 
 	qcow2_lock(q);
 	keep = !r && !mine->dropped;
 	if (keep)
 		mine->state = QCOW2_SLICE_VALID;
 	else
-		unlink_slice(q, c, mine);
+		unlink_slice(c, mine);
 	co_queue_wake_all(&c->loaded);
 	qcow2_unlock(q);
 	if (!keep)
@@ -232,13 +233,13 @@ qcow2_cache_dirty(struct qcow2_cache *c, struct qcow2_slice *s)
 }
 
 void
-qcow2_cache_drop(struct qcow2 *q, struct qcow2_cache *c, uint64_t off, uint64_t len)
+qcow2_cache_drop(struct qcow2_cache *c, uint64_t off, uint64_t len)
 {
-	for (uint64_t end = off + len; off < end; off += UINT64_C(1) << q->slice_bits) {
-		struct qcow2_slice *s = lookup(q, c, off);
+	for (uint64_t end = off + len; off < end; off += UINT64_C(1) << c->slice_bits) {
+		struct qcow2_slice *s = lookup(c, off);
 
 		if (s && s->state == QCOW2_SLICE_VALID && !s->writing) {
-			unlink_slice(q, c, s);
+			unlink_slice(c, s);
 			slice_free(s);
 		} else if (s && s->state == QCOW2_SLICE_LOADING) {
 			s->dropped = true;
@@ -247,13 +248,13 @@ qcow2_cache_drop(struct qcow2 *q, struct qcow2_cache *c, uint64_t off, uint64_t 
 }
 
 void
-qcow2_cache_clean(struct qcow2 *q, struct qcow2_cache *c)
+qcow2_cache_clean(struct qcow2_cache *c)
 {
 	struct qcow2_slice *s, *tmp;
 
 	LIST_FOREACH_SAFE(s, tmp, &c->all, link) {
 		if (is_evictable(s) && !s->used) {
-			unlink_slice(q, c, s);
+			unlink_slice(c, s);
 			slice_free(s);
 		} else {
 			s->used = false;

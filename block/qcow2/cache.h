@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* block/qcow2/cache.h - pieces of L2 tables and refcount blocks in memory.
+/* block/qcow2/cache.h - pieces of tables in memory.
  *
- * A cache holds slices: aligned pieces, of a cluster or 4 KiB, whichever is
- * less, in the image's byte order.  They come by demand and go, when there are
- * too many, if they are clean; the limit is soft, for a slice that is dirty
- * waits for a checkpoint, and whoever dirties slices sees to it that one comes
+ * A cache holds slices: pieces of one size, in the image's byte order; of L2 tables
+ * and refcount blocks it is a cluster or 4 KiB, whichever is less.  They come by demand
+ * and go, when there are too many, if they are clean; the limit is soft, for a slice that
+ * is dirty waits for a checkpoint, and whoever dirties slices sees to it that one comes
  * (qcow2_before_write()).
  *
  * Context    find, add, dirty, collect, settle: with q->lock held; they never
@@ -40,16 +40,18 @@ struct qcow2_slice {
 
 struct qcow2_cache {
 	struct qcow2_slice **buckets;
+	unsigned slice_bits;		/* log2 of a slice's bytes */
 	size_t bucket_bits, n, max, n_dirty;
 	struct list all, dirty;
 	struct co_queue loaded;		/* some slice was loaded, or failed to */
 };
 
-int qcow2_cache_init(struct qcow2_cache *c, size_t max_slices);	/* -ENOMEM */
+/* -ENOMEM. */
+int qcow2_cache_init(struct qcow2_cache *c, unsigned slice_bits, size_t max_slices);
 void qcow2_cache_done(struct qcow2_cache *c);	/* takes a zeroed one */
 
 /* NULL: not there, load it. */
-struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, struct qcow2_cache *c, uint64_t off);
+struct qcow2_slice *qcow2_cache_find(struct qcow2_cache *c, uint64_t off);
 
 /* Have the slice at off in the cache; it may be gone again by the time that the
  * caller looks, who does so in a loop. */
@@ -58,10 +60,10 @@ int qcow2_cache_load(struct qcow2 *q, struct qcow2_cache *c, uint64_t off);
 void qcow2_cache_dirty(struct qcow2_cache *c, struct qcow2_slice *s);
 
 /* Forget [off, off + len), which is no table any more. */
-void qcow2_cache_drop(struct qcow2 *q, struct qcow2_cache *c, uint64_t off, uint64_t len);
+void qcow2_cache_drop(struct qcow2_cache *c, uint64_t off, uint64_t len);
 
 /* Forget all that is clean and was not used since the last call. */
-void qcow2_cache_clean(struct qcow2 *q, struct qcow2_cache *c);
+void qcow2_cache_clean(struct qcow2_cache *c);
 
 /* A consistent copy of all dirty slices, sorted by offset. */
 struct qcow2_batch {

@@ -97,7 +97,7 @@ write_l2(struct flags *f, uint64_t table)
 		return -EIO;
 	}
 	qcow2_lock(q);
-	qcow2_cache_drop(q, &q->l2_cache, table, q->cluster_size);
+	qcow2_cache_drop(&q->l2_cache, table, q->cluster_size);
 	qcow2_unlock(q);
 	r = node_pwrite(qcow2_file(q), table, f->buf, q->cluster_size);
 	if (r < 0) {

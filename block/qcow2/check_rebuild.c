@@ -205,7 +205,7 @@ adopt(struct qcow2 *q, struct plan *p)
 	qcow2_lock(q);
 	for (uint64_t i = 0; i < q->reftable_size; i++)
 		if (q->reftable[i] & ~UINT64_C(511))
-			qcow2_cache_drop(q, &q->ref_cache, q->reftable[i] & ~UINT64_C(511),
+			qcow2_cache_drop(&q->ref_cache, q->reftable[i] & ~UINT64_C(511),
 					 q->cluster_size);
 	for (uint64_t i = 0; i < p->entries; i++)
 		if (p->table[i])

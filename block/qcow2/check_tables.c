@@ -101,7 +101,7 @@ fix_by_zero(struct qcow2_checker *c, const struct table *t, uint64_t i)
 		return r;
 	}
 	qcow2_lock(q);
-	qcow2_cache_drop(q, &q->l2_cache, t->off, q->cluster_size);
+	qcow2_cache_drop(&q->l2_cache, t->off, q->cluster_size);
 	qcow2_unlock(q);
 	c->result->corruptions--;
 	c->result->corruptions_fixed++;

@@ -29,7 +29,7 @@ zeroed(const struct qcow2 *q, size_t len)
 static void
 enter_block(struct qcow2 *q, uint64_t block, uint64_t host)
 {
-	qcow2_cache_drop(q, &q->ref_cache, host, q->cluster_size);
+	qcow2_cache_drop(&q->ref_cache, host, q->cluster_size);
 	q->reftable[block] = host;
 	qcow2_overlap_add(q, host, q->cluster_size);
 	qcow2_dirty_add(&q->reftable_dirty, block, block + 1);
@@ -167,7 +167,7 @@ switch_table(struct qcow2 *q, const struct plan *p, uint64_t **table)
 	q->reftable_dirty = (struct qcow2_dirty){ 0, 0 };
 	q->header.reftable_off = host;
 	q->header.reftable_clusters = (uint32_t)p->clusters;
-	qcow2_cache_drop(q, &q->ref_cache, p->host, p->blocks << q->cluster_bits);
+	qcow2_cache_drop(&q->ref_cache, p->host, p->blocks << q->cluster_bits);
 	qcow2_overlap_add(q, p->host, p->blocks << q->cluster_bits);
 	qcow2_refs_mark_used(q, p->host, (p->blocks + p->clusters) << q->cluster_bits);
 	qcow2_refs_drop_later(q, old_host, old_clusters, QCOW2_FREE_OTHER);

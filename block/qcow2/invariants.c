@@ -57,7 +57,7 @@ count_of(struct qcow2 *q, uint64_t host)
 		return 0;
 	off = cluster & ((UINT64_C(1) << q->refblock_bits) - 1);
 	off = (q->reftable[block] & ~UINT64_C(511)) + (off / per_slice << q->slice_bits);
-	s = qcow2_cache_find(q, &q->ref_cache, off);
+	s = qcow2_cache_find(&q->ref_cache, off);
 	return s ? qcow2_refcount_get(s->data, q->refcount_order, cluster % per_slice) : 1;
 }
 

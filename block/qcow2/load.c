@@ -20,6 +20,8 @@ enum {
 	REF_CACHE_DEFAULT = 2 << 20,
 	SLICES_MIN = 16,		/* of any cache */
 	PART_ENTRIES = 8192,		/* of a table, that are read at a time */
+	L1_PIECE_BITS = 14,		/* where it comes in pieces, these are that large at most */
+	L1_PIECES = 4,
 };
 
 static void
@@ -154,21 +156,81 @@ spoil_cut_entries(struct qcow2 *q, uint64_t off, uint64_t *table, uint64_t n)
 		table[i] = QCOW2_OFFSET_MASK;	/* neither aligned nor within the file */
 }
 
+/* Which pieces of the L1 table have something in them?  What is not read now, because
+ * it cannot be, would be missed when it is too late. */
 static int
-load_tables(struct qcow2 *q, struct error **errp)
+find_used_pieces(struct qcow2 *q)
+{
+	uint64_t size = UINT64_C(1) << q->l1_cache.slice_bits, end = q->l1_stored * 8;
+	CLEANUP(cleanup_free) uint8_t *piece = malloc(size);
+	bool *used = calloc(div_up(end, size) + 1, sizeof(*used));
+	int r = piece && used ? 0 : -ENOMEM;
+
+	free(q->l1_used);
+	q->l1_used = used;
+	for (uint64_t at = 0; at < end && !r; at += size) {
+		uint64_t len = min_u64(size, end - at);
+
+		r = node_pread(qcow2_file(q), q->l1_off + at, piece, len);
+		if (!r)
+			used[at / size] = !bytes_are_zero(piece, len);
+	}
+	return r;
+}
+
+/* Let the L1 table come in pieces. */
+static int
+use_l1_pieces(struct qcow2 *q, uint64_t off, uint64_t stored, const char *what,
+	      struct error **errp)
+{
+	unsigned bits = QCOW2_CLUSTER_BITS_MIN;
+	int r;
+
+	while (bits < L1_PIECE_BITS && UINT64_C(1) << bits < stored * 8)
+		bits++;
+	qcow2_cache_done(&q->l1_cache);
+	r = qcow2_cache_init(&q->l1_cache, bits, L1_PIECES);
+	q->l1_off = off;
+	q->l1_stored = stored;
+	if (!r)
+		r = find_used_pieces(q);
+	return r < 0 ? error_set_errno(errp, r, "Could not read %s", what), -1 : 0;
+}
+
+static int
+load_l1(struct qcow2 *q, struct error **errp)
 {
 	const struct qcow2_header *h = &q->header;
 
 	q->l1_size = h->l1_size;
+	if (q->table_memory)
+		return use_l1_pieces(q, h->l1_off, h->l1_size, "L1 table", errp);
 	if (load_table(q, h->l1_off, q->l1_size, &q->l1, "L1 table", errp))
 		return -1;
 	if (!q->checking)
 		spoil_cut_entries(q, h->l1_off, q->l1, q->l1_size);
+	return 0;
+}
+
+static int
+load_reftable(struct qcow2 *q, struct error **errp)
+{
+	const struct qcow2_header *h = &q->header;
+
+	if (q->table_memory)
+		return 0;
 	q->reftable_size = (uint64_t)h->reftable_clusters << (q->cluster_bits - 3);
-	if (load_table(q, h->reftable_off, q->reftable_size, &q->reftable, "refcount table", errp))
+	return load_table(q, h->reftable_off, q->reftable_size, &q->reftable, "refcount table",
+			  errp);
+}
+
+static int
+load_tables(struct qcow2 *q, struct error **errp)
+{
+	if (load_l1(q, errp) || load_reftable(q, errp))
 		return -1;
-	if (qcow2_cache_init(&q->l2_cache, SLICES_MIN) ||
-	    qcow2_cache_init(&q->ref_cache, SLICES_MIN))
+	if (qcow2_cache_init(&q->l2_cache, q->slice_bits, SLICES_MIN) ||
+	    qcow2_cache_init(&q->ref_cache, q->slice_bits, SLICES_MIN))
 		return error_set(errp, "Could not allocate metadata caches");
 	qcow2_set_caches(q, 0, 0);
 	return 0;
@@ -200,7 +262,7 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 		goto fail;
 	set_geometry(q, slice);
 	if (load_tables(q, errp) || qcow2_ext_decode(&q->header, &q->exts, errp) ||
-	    (!q->checking && qcow2_snapshots_read(q, errp)))
+	    (!q->checking && !q->table_memory && qcow2_snapshots_read(q, errp)))
 		goto fail;
 	if (q->exts.backing_format && q->backing_name) {
 		q->backing_format = strdup(q->exts.backing_format);
@@ -241,6 +303,11 @@ qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct erro
 		return error_set(errp, "Snapshot L1 table offset invalid");
 	if (qcow2_snapshot_check(q, s, errp))
 		return -1;
+	if (q->table_memory) {
+		if (use_l1_pieces(q, s->l1_off, s->l1_size, "snapshot L1 table", errp))
+			return -1;
+		goto out;
+	}
 	if (load_table(q, s->l1_off, s->l1_size, &l1, "snapshot L1 table", errp))
 		return -1;
 	spoil_cut_entries(q, s->l1_off, l1, s->l1_size);
@@ -252,6 +319,7 @@ qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct erro
 	memset(larger + s->l1_size, 0, (n - s->l1_size) * sizeof(*larger));
 	free(q->l1);
 	q->l1 = larger;
+out:
 	q->l1_size = n;
 	q->header.size = s->disk_size;
 	atomic_store(&q->node->size, s->disk_size);
@@ -266,12 +334,14 @@ qcow2_unload(struct qcow2 *q)
 	qcow2_bitmaps_done(q);
 	qcow2_snapshots_done(q);
 	qcow2_ext_done(&q->exts);
+	qcow2_cache_done(&q->l1_cache);
 	qcow2_cache_done(&q->l2_cache);
 	qcow2_cache_done(&q->ref_cache);
 	qcow2_freelist_done(&q->freed);
 	qcow2_freelist_done(&q->unmapped);
 	qcow2_overlap_done(q);
 	free(q->l1);
+	free(q->l1_used);
 	free(q->reftable);
 	free(q->backing_name);
 	free(q->backing_format);

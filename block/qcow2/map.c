@@ -19,15 +19,46 @@
 
 /* Where the entry of a guest cluster stands. */
 struct place {
-	uint64_t l1_index, slice_off, index, entries;	/* index, entries: in the slice */
+	uint64_t l1_index, table;
+	uint64_t slice_off, index, entries;		/* index, entries: in the slice */
 	bool owned;					/* no snapshot shares the table */
 };
 
-/* With the lock held.  1: there is a table; 0: there is none; -EIO. */
-static int
-find_place(struct qcow2 *q, uint64_t guest, struct place *p)
+/* A piece of a table that has to be loaded. */
+struct missing {
+	struct qcow2_cache *cache;
+	uint64_t off;
+};
+
+/* Entry i of an L1 table that comes in pieces.  false: *ret_missing has to be loaded. */
+static bool
+find_in_piece(struct qcow2 *q, uint64_t i, uint64_t *ret, struct missing *ret_missing)
 {
-	uint64_t cluster = guest >> q->cluster_bits, in_table, table;
+	uint64_t at = 8 * i, start = round_down(at, UINT64_C(1) << q->l1_cache.slice_bits);
+	struct qcow2_slice *s;
+
+	*ret = i < q->l1_stored ? QCOW2_OFFSET_MASK : 0;
+	if (i >= q->l1_stored || !range_within(q->l1_off + at, 8, node_size(qcow2_file(q))))
+		return true;
+	if (!q->l1_used[at >> q->l1_cache.slice_bits]) {
+		*ret = 0;
+		return true;
+	}
+	*ret_missing = (struct missing){ &q->l1_cache, q->l1_off + start };
+	s = qcow2_cache_find(&q->l1_cache, ret_missing->off);
+	if (s)
+		*ret = get_be64(s->data + (at - start));
+	return s;
+}
+
+enum { PLACE_NONE, PLACE_FOUND, PLACE_MISSING };
+
+/* With the lock held.  An enum above, or -EIO.  NONE: there is no table; MISSING: not known
+ * before *ret_missing was loaded. */
+static int
+find_place(struct qcow2 *q, uint64_t guest, struct place *p, struct missing *ret_missing)
+{
+	uint64_t cluster = guest >> q->cluster_bits, in_table, entry;
 	unsigned slice_entry_bits = q->slice_bits - q->l2e_bits;
 
 	p->l1_index = cluster >> q->l2_bits;
@@ -36,38 +67,36 @@ find_place(struct qcow2 *q, uint64_t guest, struct place *p)
 	p->entries = UINT64_C(1) << slice_entry_bits;
 	if (p->l1_index >= q->l1_size)
 		return -EIO;
-	table = q->l1[p->l1_index] & QCOW2_OFFSET_MASK;
-	if (!table)
-		return 0;
-	if (!is_aligned(table, q->cluster_size))
+	if (q->l1)
+		entry = q->l1[p->l1_index];
+	else if (!find_in_piece(q, p->l1_index, &entry, ret_missing))
+		return PLACE_MISSING;
+	p->table = entry & QCOW2_OFFSET_MASK;
+	if (!p->table)
+		return PLACE_NONE;
+	if (!is_aligned(p->table, q->cluster_size))
 		return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "L2 table offset %#" PRIx64
-					  " unaligned (L1 index: %#" PRIx64 ")", table,
+					  " unaligned (L1 index: %#" PRIx64 ")", p->table,
 					  p->l1_index);
-	p->owned = q->l1[p->l1_index] & QCOW2_COPIED;
-	p->slice_off = table + (in_table >> slice_entry_bits << q->slice_bits);
-	return 1;
+	p->owned = entry & QCOW2_COPIED;
+	p->slice_off = p->table + (in_table >> slice_entry_bits << q->slice_bits);
+	return PLACE_FOUND;
 }
 
 /* ---- entries that cannot be ---- */
 
-/* The table's place, and the entry's index in it. */
-static uint64_t
-table_of(const struct qcow2 *q, const struct place *p)
-{
-	return q->l1[p->l1_index] & QCOW2_OFFSET_MASK;
-}
-
+/* The entry's index in its table. */
 static unsigned
 index_of(const struct qcow2 *q, const struct place *p)
 {
-	return (unsigned)(((p->slice_off - table_of(q, p)) >> q->l2e_bits) + p->index);
+	return (unsigned)(((p->slice_off - p->table) >> q->l2e_bits) + p->index);
 }
 
 static int
 wrong_entry(struct qcow2 *q, const struct place *p, const char *what)
 {
 	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "%s (L2 offset: %#" PRIx64
-				  ", L2 index: %#x)", what, table_of(q, p), index_of(q, p));
+				  ", L2 index: %#x)", what, p->table, index_of(q, p));
 }
 
 static int
@@ -75,7 +104,7 @@ unaligned_entry(struct qcow2 *q, const struct place *p, struct qcow2_l2e e)
 {
 	return qcow2_corrupt_note(q, QCOW2_NOWHERE, 0, "Cluster allocation offset %#" PRIx64
 				  " unaligned (L2 offset: %#" PRIx64 ", L2 index: %#x)",
-				  e.entry & QCOW2_OFFSET_MASK, table_of(q, p), index_of(q, p));
+				  e.entry & QCOW2_OFFSET_MASK, p->table, index_of(q, p));
 }
 
 static int
@@ -209,23 +238,26 @@ struct purpose {
 /* With the lock held.  1: *run; 0: *ret_missing has to be loaded; -EIO. */
 static int
 find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct qcow2_run *run,
-	 uint64_t *ret_missing)
+	 struct missing *ret_missing)
 {
 	uint64_t next, l2_span = UINT64_C(1) << (q->l2_bits + q->cluster_bits);
 	struct qcow2_slice *s;
 	struct qcow2_l2e e;
+	struct missing behind;
 	struct place p;
-	int r = find_place(q, off, &p);
+	int r = find_place(q, off, &p, ret_missing);
 
 	if (r < 0)
 		return r;
-	if (!r) {
+	if (r == PLACE_MISSING)
+		return 0;
+	if (r == PLACE_NONE) {
 		*run = (struct qcow2_run){ .kind = QCOW2_RUN_UNALLOCATED,
 					   .len = l2_span - (off & (l2_span - 1)) };
 	} else {
-		s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+		s = qcow2_cache_find(&q->l2_cache, p.slice_off);
 		if (!s) {
-			*ret_missing = p.slice_off;
+			*ret_missing = (struct missing){ &q->l2_cache, p.slice_off };
 			return 0;
 		}
 		e = qcow2_l2e_get(q, s->data, p.index);
@@ -240,16 +272,16 @@ find_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct
 	/* Into the next slices, as far as they are here and look all right. */
 	while (run->len < len) {
 		next = off + run->len;
-		r = find_place(q, next, &p);
-		if (r < 0)
+		r = find_place(q, next, &p, &behind);
+		if (r < 0 || r == PLACE_MISSING)
 			break;
-		if (!r) {
+		if (r == PLACE_NONE) {
 			if (run->kind != QCOW2_RUN_UNALLOCATED)
 				break;
 			run->len += l2_span - (next & (l2_span - 1));
 			continue;
 		}
-		s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+		s = qcow2_cache_find(&q->l2_cache, p.slice_off);
 		if (!s || !extend(q, &p, run, s->data, p.index, len))
 			break;
 	}
@@ -262,7 +294,7 @@ static int
 lock_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct qcow2_run *ret)
 {
 	for (;;) {
-		uint64_t missing;
+		struct missing missing;
 		int r;
 
 		qcow2_lock(q);
@@ -271,7 +303,7 @@ lock_run(struct qcow2 *q, uint64_t off, uint64_t len, struct purpose why, struct
 			return 0;
 		qcow2_unlock(q);
 		if (!r)
-			r = qcow2_cache_load(q, &q->l2_cache, missing);
+			r = qcow2_cache_load(q, missing.cache, missing.off);
 		if (r < 0)
 			return r;
 	}
@@ -312,12 +344,13 @@ qcow2_map_data(struct qcow2 *q, uint64_t guest, uint32_t *ret_lo, uint32_t *ret_
 {
 	struct qcow2_slice *s;
 	struct qcow2_l2e e = { 0, 0 };
+	struct missing missing;
 	struct place p;
 
 	*ret_lo = *ret_hi = 0;
-	if (find_place(q, guest, &p) <= 0)
+	if (find_place(q, guest, &p, &missing) != PLACE_FOUND)
 		return;
-	s = qcow2_cache_find(q, &q->l2_cache, p.slice_off);
+	s = qcow2_cache_find(&q->l2_cache, p.slice_off);
 	assert(s);	/* the run was found in it */
 	e = qcow2_l2e_get(q, s->data, p.index);
 	if (e.entry & QCOW2_COMPRESSED) {
@@ -372,13 +405,13 @@ make_table(struct qcow2 *q, uint64_t i)
 		return r;
 	}
 	qcow2_lock(q);
-	qcow2_cache_drop(q, &q->l2_cache, host, q->cluster_size);
+	qcow2_cache_drop(&q->l2_cache, host, q->cluster_size);
 	q->l1[i] = host | QCOW2_COPIED;
 	qcow2_overlap_add(q, host, q->cluster_size);
 	qcow2_dirty_add(&q->l1_dirty, i, i + 1);
 	if (old) {
 		/* It may have been ours alone, where a flag could not be put right. */
-		qcow2_cache_drop(q, &q->l2_cache, old, q->cluster_size);
+		qcow2_cache_drop(&q->l2_cache, old, q->cluster_size);
 		qcow2_refs_drop_later(q, old, 1, QCOW2_FREE_OTHER);
 	}
 	qcow2_unlock(q);
@@ -392,12 +425,13 @@ lock_slice(struct qcow2 *q, uint64_t guest, bool skip, struct place *p,
 	   struct qcow2_slice **ret)
 {
 	for (;;) {
+		struct missing missing;
 		int r;
 
 		qcow2_lock(q);
-		r = find_place(q, guest, p);
-		if (r > 0 && (q->l1[p->l1_index] & QCOW2_COPIED)) {
-			*ret = qcow2_cache_find(q, &q->l2_cache, p->slice_off);
+		r = find_place(q, guest, p, &missing);
+		if (r == PLACE_FOUND && p->owned) {
+			*ret = qcow2_cache_find(&q->l2_cache, p->slice_off);
 			if (*ret)
 				return 1;
 			qcow2_unlock(q);

@@ -110,7 +110,7 @@ set_caches(struct qcow2 *q, const struct BlockdevOptionsQcow2 *o, struct error *
 	    (o->cache_clean_interval < 0 || o->cache_clean_interval > UINT_MAX))
 		return error_set(errp, "Cache clean interval too big");
 	/* None at all is as little as there can be. */
-	qcow2_set_caches(q, has_l2 ? max_u64(l2, 1) : 0, has_refs ? max_u64(refs, 1) : 0);
+	qcow2_set_caches(q, has_l2 ? max_u64(l2, 1) : q->table_memory, has_refs ? max_u64(refs, 1) : 0);
 	return 0;
 }
 
@@ -184,8 +184,8 @@ clean(struct timer *t)
 	struct qcow2 *q = CONTAINER_OF(t, struct qcow2, clean_timer);
 
 	qcow2_lock(q);
-	qcow2_cache_clean(q, &q->l2_cache);
-	qcow2_cache_clean(q, &q->ref_cache);
+	qcow2_cache_clean(&q->l2_cache);
+	qcow2_cache_clean(&q->ref_cache);
 	qcow2_unlock(q);
 	timer_set(t, clock_ns() + q->clean_ns);
 }
@@ -278,18 +278,18 @@ static int
 show_snapshot(struct qcow2 *q, struct opener *op, struct error **errp)
 {
 	const struct open_snapshot *want = wanted_snapshot(op);
+	struct qcow2_snapshot s;
+	int r;
 
 	if (!want)
 		return 0;
 	if (!q->node->read_only)
 		return error_set(errp, "An internal snapshot can only be opened read-only");
-	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
-		const struct qcow2_snapshot *s = &q->snapshots[i];
-
-		if (!strcmp(s->id, want->id) && !strcmp(s->name, want->name))
-			return qcow2_load_snapshot(q, s, errp);
-	}
-	return error_set(errp, "Can't find the snapshot");
+	if (qcow2_snapshots_find(q, want, &s, errp) < 0)
+		return -1;
+	r = qcow2_load_snapshot(q, &s, errp);
+	qcow2_snapshot_done(&s);
+	return r;
 }
 
 static void
@@ -330,6 +330,8 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 	    is_pow2((uint64_t)o->l2_cache_entry_size))
 		slice = (uint32_t)o->l2_cache_entry_size;
 	q->checking = opener_policy(op)->check && !opener_depth(op);
+	if (n->read_only && !q->checking)
+		q->table_memory = opener_policy(op)->table_memory;
 	if (qcow2_load(q, slice, errp))
 		return -1;
 	set_limits(q);
@@ -341,7 +343,8 @@ qcow2_open(struct node *n, struct opener *op, struct error **errp)
 		goto fail;
 	if (open_data_file(q, op, o, errp) || open_backing(q, op, o, errp))
 		goto fail;
-	if (!q->encrypted && !wanted_snapshot(op) && qcow2_bitmaps_load(q, errp))
+	if (!q->encrypted && !q->table_memory && !wanted_snapshot(op) &&
+	    qcow2_bitmaps_load(q, errp))
 		goto fail;
 	if (!n->read_only && !q->encrypted && start_writing(q, errp))
 		goto fail;
@@ -374,6 +377,8 @@ qcow2_set_read_only(struct node *n, bool read_only, struct error **errp)
 	}
 	if (q->encrypted)
 		return error_set(errp, "An encrypted image can only be opened read-only");
+	if (q->table_memory)
+		return error_set(errp, "Opened to be read once, which cannot be changed");
 	if (q->header.incompat & QCOW2_INCOMPAT_CORRUPT)
 		return error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write");
 	return start_writing(q, errp);

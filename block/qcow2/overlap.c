@@ -57,6 +57,9 @@ add_all(struct qcow2 *q, const uint64_t *table, uint64_t n, uint64_t mask)
 int
 qcow2_overlap_init(struct qcow2 *q)
 {
+	/* Nothing will be written. */
+	if (q->table_memory)
+		return 0;
 	q->table_filter = calloc((1u << FILTER_BITS) / WORD, sizeof(*q->table_filter));
 	if (!q->table_filter)
 		return -ENOMEM;

@@ -154,6 +154,7 @@ struct qcow2 {
 	uint64_t refcount_max;
 	int version;
 	bool checking;		/* opened to be checked (block/open.h): nothing else works */
+	uint64_t table_memory;	/* it is read once, with that much (block/open.h); 0: not so */
 	bool discard_no_unref;
 	bool pass_discard[QCOW2_FREE_WHYS];
 	bool lazy;			/* counts may stay in memory; see above */
@@ -175,13 +176,18 @@ struct qcow2 {
 	/* ---- guarded by lock ---- */
 	pthread_mutex_t lock;
 	struct qcow2_header header;	/* as on disk, but for dirty tables' places */
-	uint64_t *l1;			/* host byte order */
+	uint64_t *l1;			/* host byte order; NULL with table_memory */
 	uint64_t l1_size;		/* entries */
 	struct qcow2_dirty l1_dirty;
 	uint64_t *reftable;
 	uint64_t reftable_size;		/* entries */
 	struct qcow2_dirty reftable_dirty;
 	struct qcow2_cache l2_cache, ref_cache;
+	/* With table_memory the L1 table comes in pieces, as L2 tables do, and there is no
+	 * refcount table, no snapshot and no bitmap. */
+	struct qcow2_cache l1_cache;
+	uint64_t l1_off, l1_stored;	/* where it stands, and how many entries of l1_size */
+	bool *l1_used;			/* by piece: something is in it */
 	uint64_t free_hint;		/* no cluster before this one is free */
 	uint64_t fresh_from;		/* from this offset the file was never written */
 	bool fresh_known;		/* ... and reads as zeroes */
@@ -274,8 +280,8 @@ qcow2_dirty_add(struct qcow2_dirty *d, uint64_t lo, uint64_t hi)
 }
 
 /* Read and judge all that is needed to use the image whose file q->node has as
- * its "file" child: header, tables, snapshots.  q is zeroed; on failure it is so
- * again.  slice: bytes of a cached piece of a table, 0 for the default. */
+ * its "file" child: header, tables, snapshots.  q is zeroed, but for how it is used; on
+ * failure all of it is.  slice: bytes of a cached piece of a table, 0 for the default. */
 int qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp);
 /* Let q, which is read-only, show its disk as s has it. */
 int qcow2_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct error **errp);

@@ -106,7 +106,7 @@ lock_slice(struct qcow2 *q, uint64_t cluster, struct qcow2_slice **ret)
 			return r;
 		}
 		off += in_block / slice_entries(q) << q->slice_bits;
-		*ret = qcow2_cache_find(q, &q->ref_cache, off);
+		*ret = qcow2_cache_find(&q->ref_cache, off);
 		if (*ret)
 			return 1;
 		qcow2_unlock(q);

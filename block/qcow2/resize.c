@@ -277,7 +277,7 @@ drop_tables(struct qcow2 *q, uint64_t first)
 
 		if (!table || !is_aligned(table, q->cluster_size))
 			continue;
-		qcow2_cache_drop(q, &q->l2_cache, table, q->cluster_size);
+		qcow2_cache_drop(&q->l2_cache, table, q->cluster_size);
 		q->l1[i] = 0;
 		qcow2_dirty_add(&q->l1_dirty, i, i + 1);
 		if (PLANTED(shrink_frees_first)) {

@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/io.h"
+#include "block/open.h"
 #include "block/qcow2/qcow2.h"
 
 enum {
@@ -70,11 +71,12 @@ qcow2_snapshot_adopt(struct qcow2_snapshot *s, uint8_t *entry, uint64_t disk_siz
 	return s->id && s->name ? 0 : -ENOMEM;
 }
 
-/* Read entry i at *off of the file, and move *off behind it. */
+/* Read entry i at *off of the file into s, which is zero and is to be done also on
+ * failure, and move *off behind it. */
 static int
-read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct error **errp)
+read_entry(struct qcow2 *q, uint32_t i, uint64_t *off, struct qcow2_snapshot *s,
+	   struct error **errp)
 {
-	struct qcow2_snapshot *s = &q->snapshots[i];
 	uint8_t head[HEAD], *entry;
 	struct shape p;
 	size_t len;
@@ -124,13 +126,34 @@ qcow2_snapshots_read(struct qcow2 *q, struct error **errp)
 		return error_set(errp, "Out of memory for the snapshot table");
 	q->nb_snapshots = q->header.nb_snapshots;
 	for (uint32_t i = 0; i < q->nb_snapshots; i++) {
-		if (read_entry(q, i, &off, errp)) {
+		if (read_entry(q, i, &off, &q->snapshots[i], errp)) {
 			qcow2_snapshots_done(q);
 			return -1;
 		}
 	}
 	q->snapshots_len = off - q->header.snapshots_off;
 	return 0;
+}
+
+int
+qcow2_snapshots_find(struct qcow2 *q, const struct open_snapshot *want,
+		     struct qcow2_snapshot *ret, struct error **errp)
+{
+	uint64_t off = q->header.snapshots_off;
+
+	for (uint32_t i = 0; i < q->header.nb_snapshots; i++) {
+		struct qcow2_snapshot s = { .entry = NULL };
+		int r = read_entry(q, i, &off, &s, errp);
+
+		if (r == 0 && !strcmp(s.id, want->id) && !strcmp(s.name, want->name)) {
+			*ret = s;
+			return 0;
+		}
+		qcow2_snapshot_done(&s);
+		if (r < 0)
+			return -1;
+	}
+	return error_set(errp, "Can't find the snapshot");
 }
 
 void

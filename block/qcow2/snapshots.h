@@ -11,6 +11,7 @@
 
 struct SnapshotInfo;
 struct error;
+struct open_snapshot;
 struct qcow2;
 
 struct qcow2_snapshot {
@@ -30,6 +31,9 @@ struct qcow2_snapshot {
 /* Read the table that the header points at.  0 or -1; coroutine. */
 int qcow2_snapshots_read(struct qcow2 *q, struct error **errp);
 void qcow2_snapshots_done(struct qcow2 *q);
+/* Read the one that want names and nothing more; *ret is to be done.  0 or -1; coroutine. */
+int qcow2_snapshots_find(struct qcow2 *q, const struct open_snapshot *want,
+			 struct qcow2_snapshot *ret, struct error **errp);
 
 /* Can its L1 table be where the entry says?  0 or -1; whoever uses it asks, opening an
  * image does not. */

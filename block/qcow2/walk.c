@@ -30,7 +30,7 @@ static void
 forget_table(struct qcow2 *q, uint64_t off)
 {
 	qcow2_lock(q);
-	qcow2_cache_drop(q, &q->l2_cache, off, q->cluster_size);
+	qcow2_cache_drop(&q->l2_cache, off, q->cluster_size);
 	qcow2_unlock(q);
 }
 

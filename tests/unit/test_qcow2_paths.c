@@ -110,7 +110,7 @@ entry_of(struct world *w, uint64_t cluster)
 	struct qcow2_l2e e;
 
 	assert_int_equal(qcow2_map_lock(w->q, cluster * CLUSTER, CLUSTER, &run), 0);
-	s = qcow2_cache_find(w->q, &w->q->l2_cache, w->q->l1[0] & QCOW2_OFFSET_MASK);
+	s = qcow2_cache_find(&w->q->l2_cache, w->q->l1[0] & QCOW2_OFFSET_MASK);
 	assert_non_null(s);
 	e = qcow2_l2e_get(w->q, s->data, cluster);
 	qcow2_unlock(w->q);
@@ -123,7 +123,7 @@ set_entry(struct world *w, uint64_t cluster, struct qcow2_l2e e)
 	struct qcow2_slice *s;
 
 	qcow2_lock(w->q);
-	s = qcow2_cache_find(w->q, &w->q->l2_cache, w->q->l1[0] & QCOW2_OFFSET_MASK);
+	s = qcow2_cache_find(&w->q->l2_cache, w->q->l1[0] & QCOW2_OFFSET_MASK);
 	assert_non_null(s);
 	qcow2_l2e_put(w->q, s->data, cluster, e);
 	qcow2_unlock(w->q);
@@ -413,14 +413,14 @@ what_is_dropped_while_it_is_read_is_not_kept(void *arg)
 	judge(&w, 1);
 	table = w.q->l1[0] & QCOW2_OFFSET_MASK;
 	qcow2_lock(w.q);
-	qcow2_cache_drop(w.q, &w.q->l2_cache, table, CLUSTER);
+	qcow2_cache_drop(&w.q->l2_cache, table, CLUSTER);
 	qcow2_unlock(w.q);
 	mem_faults(w.file)->yields = true;
 	co_group_init(&g);
 	assert_int_equal(co_group_start(&g, load_table, &w), 0);
 	qcow2_lock(w.q);
 	assert_int_equal(w.q->l2_cache.n, 1);
-	qcow2_cache_drop(w.q, &w.q->l2_cache, table, CLUSTER);
+	qcow2_cache_drop(&w.q->l2_cache, table, CLUSTER);
 	qcow2_unlock(w.q);
 	co_group_wait(&g);
 	mem_faults(w.file)->yields = false;
