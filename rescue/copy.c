@@ -50,6 +50,8 @@ set_up(struct copy *c, struct pipeline *p)
 		.base = c->base,
 		.layer = c->layer,
 		.start = c->start,
+		.whole = c->spec.whole ? c->spec.cluster : 0,
+		.starts_zeroed = output_starts_zeroed(&c->spec),
 		.sink = c->output ? output_sink(c->output) : NULL,
 		.progress = c->progress,
 		.digest = c->want_digest ? &c->hash : NULL,
@@ -111,6 +113,12 @@ int
 copy_open(struct copy *c, struct error **errp)
 {
 	return output_open(&c->spec, node_size(c->source), c->start, &c->output, errp);
+}
+
+int
+copy_begin(struct copy *c, struct error **errp)
+{
+	return output_begin(c->output, errp);
 }
 
 uint64_t

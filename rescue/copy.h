@@ -49,6 +49,8 @@ int copy_open(struct copy *c, struct error **errp);
 uint64_t copy_work(struct copy *c, bool verify);
 /* All before this offset is with the sink; a flush makes it stable. */
 uint64_t copy_position(struct copy *c);
+/* Make it ready to be written to, then write it. */
+int copy_begin(struct copy *c, struct error **errp);
 int copy_run(struct copy *c, struct error **errp);
 
 /* Read the source once more, and what was written, and compare.  After

@@ -11,9 +11,6 @@
 #include "rescue/image.h"
 #include "schema/types.h"
 
-/* Bytes of tables that are kept, of one image and of all that are open. */
-enum { CACHE = 1024 * 1024, CACHES = 4 * CACHE };
-
 /* A file or block device by itself. */
 static int
 fill_file(struct BlockdevOptions *o, const struct options_place *place)
@@ -60,18 +57,12 @@ image_ref(const struct image *im)
 	return file_ref(&place);
 }
 
-uint64_t
-options_table_memory(unsigned siblings)
-{
-	return min_u64(CACHE, CACHES / siblings);
-}
-
-/* What is written knows no such policy. */
+/* What is written has no such policy. */
 static void
-limit_caches(struct BlockdevOptionsQcow2 *q, unsigned siblings)
+limit_caches(struct BlockdevOptionsQcow2 *q)
 {
 	q->has_l2_cache_size = q->has_refcount_cache_size = true;
-	q->l2_cache_size = q->refcount_cache_size = (int64_t)options_table_memory(siblings);
+	q->l2_cache_size = q->refcount_cache_size = OPTIONS_TABLE_MEMORY;
 }
 
 /* What stands behind a layer: below, which is taken over, or nothing. */
@@ -204,6 +195,6 @@ options_for_target(const struct options_place *place, bool qcow2)
 	o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	o->u.qcow2.backing = backing_ref(NULL);
 	o->u.qcow2.file = file_ref(place);
-	limit_caches(&o->u.qcow2, place->siblings);
+	limit_caches(&o->u.qcow2);
 	return o->u.qcow2.file && o->u.qcow2.backing ? STEAL(o) : NULL;
 }

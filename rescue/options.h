@@ -19,9 +19,12 @@ struct BlockdevOptions;
 struct image_chain;
 
 /* Disks are walked from one end to the other, which needs few tables at a time; by default
- * a chain of large images would take more memory than all the rest.  For open_policy's
- * table_memory; siblings: the images that are open with it, itself too. */
-uint64_t options_table_memory(unsigned siblings);
+ * a chain of large images would take more memory than all the rest.  Bytes that are kept,
+ * of one image and of all of a chain; for table_memory of struct open_policy. */
+enum {
+	OPTIONS_TABLE_MEMORY = 1024 * 1024,
+	OPTIONS_CHAIN_MEMORY = 4 * OPTIONS_TABLE_MEMORY,
+};
 
 /* A chain, to be read only. */
 struct BlockdevOptions *options_for_chain(const struct image_chain *chain);
@@ -31,7 +34,6 @@ struct options_place {
 	const char *path;
 	bool device, read_only;
 	bool direct;		/* bypass the page cache */
-	unsigned siblings;	/* targets that are open at the same time, itself too */
 };
 
 /* A new qcow2 image in the file there. */

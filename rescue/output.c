@@ -109,8 +109,7 @@ static struct options_place
 place_of(const struct output *o)
 {
 	return (struct options_place){ .path = path_of(o),
-				       .device = o->spec.kind == OUTPUT_DEVICE,
-				       .siblings = o->spec.siblings };
+				       .device = o->spec.kind == OUTPUT_DEVICE };
 }
 
 /* The kernel may still hold the locks of a run that was killed a moment ago, until the
@@ -193,7 +192,7 @@ open_op(void *arg, struct error **errp)
 	struct opening *op = arg;
 	struct open_policy policy = open_policy_default;
 
-	policy.table_memory = op->how->read_only ? options_table_memory(1) : 0;
+	policy.table_memory = op->how->read_only ? OPTIONS_TABLE_MEMORY : 0;
 	if (node_open(op->options, &policy, &op->n, errp) < 0)
 		return -1;
 	if (sink_node_new(op->n, op->how, &op->o->sink, errp) == 0)
@@ -225,12 +224,10 @@ static int
 open_node(struct output *o, struct error **errp)
 {
 	struct options_place place = place_of(o);
-	struct sink_node_options how = { .starts_zeroed = true, .grain = FILE_GRAIN };
+	struct sink_node_options how = { .grain = FILE_GRAIN };
 
-	/* Over a backing file, what is not written would show that. */
 	if (o->spec.qcow2)
-		how = (struct sink_node_options){ .starts_zeroed = !o->spec.backing,
-						  .grain = (uint32_t)o->spec.cluster,
+		how = (struct sink_node_options){ .grain = (uint32_t)o->spec.cluster,
 						  .compress = o->spec.packing != OUTPUT_STORED };
 	else if (place.device)
 		how = (struct sink_node_options){ .grain = DEVICE_GRAIN };
@@ -315,14 +312,25 @@ output_open(const struct output_spec *spec, uint64_t size, uint64_t start, struc
 	}
 	if (r == 0 && spec->qcow2 && !start)
 		r = format_qcow2(o, errp);
-	if (r == 0 && !o->sink)
-		r = open_node(o, errp);
 	if (r < 0) {
 		output_free(o);
 		return -1;
 	}
 	*ret = o;
 	return 0;
+}
+
+/* Over a backing file, what is not written would show that. */
+bool
+output_starts_zeroed(const struct output_spec *spec)
+{
+	return spec->kind == OUTPUT_FILE && !spec->backing;
+}
+
+int
+output_begin(struct output *o, struct error **errp)
+{
+	return o->sink ? 0 : open_node(o, errp);
 }
 
 int

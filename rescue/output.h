@@ -31,11 +31,11 @@ struct output_spec {
 	const char *name;		/* as the user gave it */
 	enum output_kind kind;
 	bool qcow2, force;
-	unsigned siblings;		/* outputs that are open at the same time, itself too */
 	int folder;			/* that is open and new; -1: that of name */
 	bool partial;			/* outlives the run; see rescue/target.h */
 	int stop;			/* of exports and streams; see rescue/sink.h */
 	uint64_t cluster;		/* of qcow2 */
+	bool whole;			/* each is to be written at once, or left to the backing */
 	enum output_packing packing;	/* of qcow2 */
 	const char *backing;		/* recorded in qcow2; NULL: none */
 	bool backing_is_qcow2;		/* ... as its format; else raw */
@@ -55,10 +55,16 @@ int output_check(const struct output_spec *spec, const struct image_chain *chain
 int output_open(const struct output_spec *spec, uint64_t size, uint64_t start,
 		struct output **ret, struct error **errp);
 
+/* Does what was never written to it read as zeroes? */
+bool output_starts_zeroed(const struct output_spec *spec);
+
 /* Is there room for this many more bytes?  Files only; for others it is known. */
 int output_check_space(const struct output *o, uint64_t bytes, struct error **errp);
 
-struct sink *output_sink(struct output *o);	/* borrowed, until finish */
+/* Get the sink ready.  A kept chain has one layer's at a time: each takes memory. */
+int output_begin(struct output *o, struct error **errp);
+
+struct sink *output_sink(struct output *o);	/* borrowed, from begin to finish; or NULL */
 
 int output_finish(struct output *o, struct error **errp);
 

@@ -102,12 +102,12 @@ look_or_lose(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_
 	return note ? damage_note(p, at, end - at, r) : 0;
 }
 
-/* As look_or_lose(), but no grain of the target is of two kinds: one that is in part data
- * is data.  at is at the start of a grain. */
+/* As look_or_lose(), but nothing that the target wants whole is of two kinds: what is in
+ * part data is data.  at is at the start of such a grain. */
 static int
 look_at_grains(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind, bool note)
 {
-	uint64_t size = node_size(p->source), grain = p->sink->grain, end, next;
+	uint64_t size = node_size(p->source), grain = p->whole, end, next;
 	enum kind kind, more;
 	int r = look_or_lose(p, at, &end, &kind, note);
 
@@ -130,8 +130,7 @@ look_at_grains(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *re
 static int
 look_ahead(struct pipeline *p, uint64_t at, uint64_t *ret_end, enum kind *ret_kind, bool note)
 {
-	return (p->sink && p->sink->whole_grains ? look_at_grains : look_or_lose)(
-		p, at, ret_end, ret_kind, note);
+	return (p->whole ? look_at_grains : look_or_lose)(p, at, ret_end, ret_kind, note);
 }
 
 /* A digest is made of all the disk, also of what was written before. */
@@ -145,7 +144,7 @@ first(const struct pipeline *p)
 static bool
 zeroes_matter(const struct pipeline *p)
 {
-	return p->compare || p->digest || (p->sink && !p->sink->starts_zeroed);
+	return p->compare || p->digest || !p->starts_zeroed;
 }
 
 int
@@ -156,7 +155,7 @@ pipeline_measure(struct pipeline *p, struct pipeline_size *ret)
 
 	for (uint64_t at = first(p); at < size; at = end) {
 		enum kind kind;
-		int r = look_or_lose(p, at, &end, &kind, false);
+		int r = look_ahead(p, at, &end, &kind, false);
 
 		if (r < 0) {
 			fail_damaged(p, r, at);
@@ -329,7 +328,7 @@ write_run(struct pipeline *p, uint64_t off, uint8_t *buf, size_t len, bool zero)
 		return 0;
 	if (!zero)
 		return p->sink->ops->write(p->sink, off, &v);
-	return p->sink->starts_zeroed ? 0 : p->sink->ops->zero(p->sink, off, len);
+	return p->starts_zeroed ? 0 : p->sink->ops->zero(p->sink, off, len);
 }
 
 /* Write a piece in runs of grains that are all zero or not. */

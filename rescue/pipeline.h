@@ -41,6 +41,8 @@ struct pipeline {
 	struct node *base;		/* leave to this layer what it has; NULL: all is wanted */
 	unsigned layer;			/* of the source, for lost ranges; 0: the topmost */
 	uint64_t step, cluster;		/* the smallest and the largest cluster of the layers */
+	uint64_t whole;			/* of the target, what is written at once; 0: any */
+	bool starts_zeroed;		/* zeroes need not be written */
 	struct sink *sink;
 	bool compare;			/* do not write: is it there? */
 	uint64_t start;			/* what lies before was written by an earlier run */

@@ -24,7 +24,7 @@
 #define MAP_ENDING   ".map"
 #define STATE_ENDING "rescue-state"
 
-enum { OPTIONS_TEXT = 128 };
+enum { OPTIONS_TEXT = 128, FIRST_TABLE_MAX = 4 * 1024 * 1024 };
 
 /* ---- names ---- */
 
@@ -75,8 +75,9 @@ flat_spec(const struct run_options *o)
 {
 	return (struct output_spec){ .name = o->target, .kind = output_kind_of(o->target),
 				     .qcow2 = o->format == RUN_QCOW2, .force = o->force,
-				     .folder = -1, .stop = -1, .partial = o->resume, .siblings = 1,
-				     .cluster = OUTPUT_CLUSTER, .packing = o->packing };
+				     .folder = -1, .stop = -1, .partial = o->resume,
+				     .cluster = OUTPUT_CLUSTER, .packing = o->packing,
+				     .whole = o->packing != OUTPUT_STORED };
 }
 
 static const char *const hidden_endings[] = { "rescue", STATE_ENDING, STATE_ENDING ".new" };
@@ -200,15 +201,34 @@ becomes_qcow2(const struct run_options *o, const struct image *im)
 	return o->format == RUN_QCOW2 || im->format == IMAGE_QCOW || im->format == IMAGE_QCOW2;
 }
 
-/* The copy's clusters: what the layer has or leaves to its base as a whole, and no more
- * than can be compressed at once. */
+/* A target's first table, of 8 bytes for each cluster / 8 clusters, is in memory while it
+ * is written.  So clusters of a disk this large are this large at least. */
 static uint64_t
-layer_cluster(const struct run_options *o, const struct image *im)
+least_cluster(uint64_t size)
+{
+	uint64_t cluster = 512;
+
+	while (cluster < PIPELINE_CHUNK && size / cluster > FIRST_TABLE_MAX / 64 * cluster)
+		cluster *= 2;
+	return cluster;
+}
+
+/* What the layer has or leaves to its base as a whole. */
+static uint64_t
+layer_unit(const struct image *im)
 {
 	uint64_t cluster = im->cluster_size ? im->cluster_size : OUTPUT_CLUSTER;
 
-	if (im->subclusters)
-		cluster /= 32;
+	return im->subclusters ? cluster / 32 : cluster;
+}
+
+/* The copy's clusters: such units, if they are not too small, and no more than can be
+ * compressed at once. */
+static uint64_t
+layer_cluster(const struct run_options *o, const struct image *im, uint64_t size)
+{
+	uint64_t cluster = max_u64(layer_unit(im), least_cluster(size));
+
 	return o->packing == OUTPUT_STORED ? cluster : min_u64(cluster, PIPELINE_CHUNK);
 }
 
@@ -227,9 +247,11 @@ plan_layer(struct plan *p, struct copy *c, unsigned i, struct node *n)
 	c->layer = i;
 	c->spec = (struct output_spec){ .name = name, .kind = OUTPUT_FILE,
 					.qcow2 = becomes_qcow2(p->o, im), .folder = -1, .stop = -1,
-					.partial = p->o->resume, .siblings = p->count,
-					.cluster = layer_cluster(p->o, im),
+					.partial = p->o->resume,
+					.cluster = layer_cluster(p->o, im, node_size(n)),
 					.packing = p->o->packing };
+	c->spec.whole = c->spec.qcow2 && (p->o->packing != OUTPUT_STORED ||
+					   c->spec.cluster > layer_unit(im));
 	if (last)
 		return 0;
 	c->spec.backing = backing_name(p->chain, i + 1);
@@ -260,6 +282,7 @@ plan_copies(struct plan *p, struct node *top)
 		p->copy[0].source = top;
 		p->copy[0].spec = flat_spec(p->o);
 		p->copy[0].spec.stop = p->stop;
+		p->copy[0].spec.cluster = max_u64(OUTPUT_CLUSTER, least_cluster(node_size(top)));
 	}
 	for (unsigned i = 0; p->o->keep_chain && i < p->count; i++, top = node_backing_skip(top))
 		if (plan_layer(p, &p->copy[p->count - 1 - i], i, top) < 0)
@@ -443,6 +466,15 @@ plan_finish(struct plan *p, unsigned i, struct error **errp)
 
 	co_mutex_lock(held);
 	return output_sink(p->copy[i].output) ? output_finish(p->copy[i].output, errp) : 0;
+}
+
+int
+plan_begin(struct plan *p, unsigned i, struct error **errp)
+{
+	CLEANUP(co_mutex_unlockp) struct co_mutex *held = &p->sinks;
+
+	co_mutex_lock(held);
+	return copy_begin(&p->copy[i], errp);
 }
 
 int

@@ -56,8 +56,12 @@ int plan_open(struct plan *p, struct error **errp);
 /* Bytes that the copies have to deal with, to be made or to be read back. */
 uint64_t plan_work(const struct plan *p, bool verify);
 
-/* Wait until copy i is on stable storage, and let go of what writing it took: a kept chain
- * would need that for each of its layers otherwise.  Nothing if that was done before. */
+/* Make copy i ready to be run, when the one before it is finished: writing takes memory,
+ * which a kept chain has for one layer at a time. */
+int plan_begin(struct plan *p, unsigned i, struct error **errp);
+
+/* Wait until copy i is on stable storage, and let go of what writing it took.  Nothing if
+ * that was done before. */
 int plan_finish(struct plan *p, unsigned i, struct error **errp);
 
 /* Make what was copied so far survive, and write that down. */

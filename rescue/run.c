@@ -29,6 +29,7 @@
 #include <string.h>
 
 #include "aio/loop.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "block/node.h"
@@ -168,7 +169,9 @@ open_source(struct run *r)
 	struct open_policy policy = { .decryptor = &layer_decryptor,
 				      .decryptor_user = &r->layers, .follow_images = true,
 				      .snapshot = shown ? &snapshot : NULL,
-				      .table_memory = options_table_memory(r->chain.count) };
+				      .table_memory = min_u64(OPTIONS_TABLE_MEMORY,
+							      OPTIONS_CHAIN_MEMORY /
+							      r->chain.count) };
 	CLEANUP(BlockdevOptions_freep) struct BlockdevOptions *o = options_for_chain(&r->chain);
 
 	if (!o)

@@ -170,6 +170,8 @@ copy_all(struct run *r)
 	for (unsigned i = 0; i < r->plan.count; i++) {
 		if (i && plan_finish(&r->plan, i - 1, r->errp) < 0)
 			return -1;
+		if (is_stopped(r) || plan_begin(&r->plan, i, r->errp) < 0)
+			return -1;
 		if (is_stopped(r) || copy_run(&r->plan.copy[i], r->errp) < 0)
 			return -1;
 	}

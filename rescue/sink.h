@@ -35,15 +35,13 @@ struct sink_ops {
 struct sink {
 	const struct sink_ops *ops;
 	uint32_t grain;		/* zeroes are told from data in multiples of this */
-	bool starts_zeroed;	/* zeroes need not be written */
-	bool whole_grains;	/* each grain is written once, as a whole */
 	bool in_order;
 };
 
 /* A node, with a reference of the sink's own.  read_only: to compare with. */
 struct sink_node_options {
 	uint32_t grain;
-	bool starts_zeroed, read_only;
+	bool read_only;
 	bool compress;		/* grains are written compressed; grain is the cluster */
 	int file;		/* behind it, so that its disk can begin early; -1: none */
 };

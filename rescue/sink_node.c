@@ -144,9 +144,7 @@ sink_node_new(struct node *n, const struct sink_node_options *o, struct sink **r
 	s->node = node_ref(n);
 	s->compress = o->compress;
 	s->file = o->file;
-	s->sink = (struct sink){ .ops = &node_ops, .grain = o->grain,
-				 .starts_zeroed = o->starts_zeroed,
-				 .whole_grains = o->compress };
+	s->sink = (struct sink){ .ops = &node_ops, .grain = o->grain };
 	*ret = &s->sink;
 	return 0;
 }
