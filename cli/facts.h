@@ -7,12 +7,10 @@
 #ifndef CLI_FACTS_H
 #define CLI_FACTS_H
 
-#include <stdbool.h>
-
 struct image;
-struct json_object;
+struct member_out;
 
-/* The caller owns it.  *failed as in cli/member.h. */
-struct json_object *facts_new(const struct image *im, bool *failed);
+/* Into an object that is open.  -1: some of it could not be had. */
+int facts_print(struct member_out *out, const struct image *im);
 
 #endif

@@ -3,7 +3,6 @@
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,19 +82,23 @@ print_encryption(const struct image *im)
 		puts("note: it is a header by itself, the data is in another file");
 }
 
+static bool
+print_bitmap(void *user, const struct image_bitmap *b)
+{
+	(void)user;
+	fputs("        ", stdout);
+	list_text(b->name, stdout);
+	printf("  granularity %" PRIu64 "%s%s\n", b->granularity,
+	       b->in_use ? ", out of date" : "", b->is_auto ? ", recording" : "");
+	return true;
+}
+
 static void
 print_bitmaps(const struct image *im)
 {
 	if (im->bitmaps)
 		puts("bitmaps:");
-	for (unsigned i = 0; i < im->bitmaps; i++) {
-		const struct image_bitmap *b = &im->bitmap[i];
-
-		fputs("        ", stdout);
-		list_text(b->name, stdout);
-		printf("  granularity %" PRIu64 "%s%s\n", b->granularity,
-		       b->in_use ? ", out of date" : "", b->is_auto ? ", recording" : "");
-	}
+	(void)image_each_bitmap(im, print_bitmap, NULL);
 	if (im->bitmaps_lost)
 		printf("note: it has %u bitmaps, whose directory is damaged\n", im->bitmaps_lost);
 }
@@ -163,19 +166,15 @@ print_text(const struct image *im, const char *command)
 static int
 print_json(const struct image *im, const char *command)
 {
-	bool failed = false;
-	struct json_object *o = facts_new(im, &failed);
-	const char *text;
-	int r = -1;
+	struct member_out out = { .to = stdout };
+	int r;
 
+	member_begin(&out, NULL, "{}");
+	r = facts_print(&out, im);
 	if (command && !advice(im))
-		member_text(o, "rescue-command", command, &failed);
-	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
-							 JSON_C_TO_STRING_NOSLASHESCAPE);
-	if (!failed && text && puts(text) >= 0 && fflush(stdout) == 0)
-		r = 0;
-	json_object_put(o);
-	return r;
+		member_text(&out, "rescue-command", command);
+	member_end(&out, "{}");
+	return r < 0 || ferror(stdout) || fflush(stdout) ? -1 : 0;
 }
 
 int

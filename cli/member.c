@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/member.h"
 
-#include <json-c/json.h>
-#include <stdlib.h>
-#include <string.h>
+#include <inttypes.h>
 
-#include "base/cleanup.h"
+enum { INDENT = 2 };
 
-void
-member_add(struct json_object *to, const char *name, struct json_object *value, bool *failed)
+static void
+new_line(struct member_out *out)
 {
-	if (to && value && json_object_object_add(to, name, value) == 0)
-		return;
-	json_object_put(value);
-	*failed = true;
+	fprintf(out->to, "\n%*s", (int)(INDENT * out->depth), "");
 }
 
 /* Bytes of one UTF-8 sequence at s; 0: it is none. */
@@ -29,47 +24,100 @@ utf8_length(const unsigned char *s)
 	return n;
 }
 
-struct json_object *
-member_new_text(const char *text, bool *failed)
+/* How much of s is printed as it is. */
+static size_t
+clean_length(const unsigned char *s)
 {
-	CLEANUP(cleanup_free) char *copy = strdup(text);
-	struct json_object *o;
+	size_t len = 0, n;
 
-	for (char *s = copy; s && *s;) {
-		size_t n = utf8_length((unsigned char *)s);
-
+	for (; s[len] >= 0x20 && s[len] != '"' && s[len] != '\\'; len += n) {
+		n = utf8_length(s + len);
 		if (!n)
-			*s = '?';
-		s += n ? n : 1;
+			break;
 	}
-	o = copy ? json_object_new_string(copy) : NULL;
-	*failed |= !o;
-	return o;
+	return len;
 }
 
-void
-member_text(struct json_object *to, const char *name, const char *text, bool *failed)
+static void
+print_string(FILE *to, const char *text)
 {
-	member_add(to, name, member_new_text(text, failed), failed);
+	const unsigned char *s = (const unsigned char *)text;
+
+	putc('"', to);
+	for (size_t n; *s; s += n ? n : 1) {
+		n = clean_length(s);
+		if (n)
+			fwrite(s, 1, n, to);
+		else if (*s == '"' || *s == '\\')
+			fprintf(to, "\\%c", *s);
+		else if (*s < 0x20)
+			fprintf(to, "\\u%04x", *s);
+		else
+			putc('?', to);
+	}
+	putc('"', to);
 }
 
-void
-member_number(struct json_object *to, const char *name, uint64_t n, bool *failed)
+/* What stands in front of a value. */
+static void
+lead_in(struct member_out *out, const char *name)
 {
-	member_add(to, name, json_object_new_uint64(n), failed);
-}
-
-void
-member_bool(struct json_object *to, const char *name, bool b, bool *failed)
-{
-	member_add(to, name, json_object_new_boolean(b), failed);
-}
-
-void
-member_append(struct json_object *to, struct json_object *value, bool *failed)
-{
-	if (to && value && json_object_array_add(to, value) == 0)
+	if (out->filled)
+		putc(',', out->to);
+	if (out->depth)
+		new_line(out);
+	out->filled = true;
+	if (!name)
 		return;
-	json_object_put(value);
-	*failed = true;
+	print_string(out->to, name);
+	putc(':', out->to);
+}
+
+void
+member_begin(struct member_out *out, const char *name, const char *kind)
+{
+	lead_in(out, name);
+	putc(kind[0], out->to);
+	out->depth++;
+	out->filled = false;
+}
+
+void
+member_end(struct member_out *out, const char *kind)
+{
+	out->depth--;
+	if (out->filled)
+		new_line(out);
+	putc(kind[1], out->to);
+	out->filled = true;
+	if (!out->depth)
+		putc('\n', out->to);
+}
+
+void
+member_text(struct member_out *out, const char *name, const char *text)
+{
+	lead_in(out, name);
+	print_string(out->to, text);
+}
+
+void
+member_number(struct member_out *out, const char *name, uint64_t n)
+{
+	lead_in(out, name);
+	fprintf(out->to, "%" PRIu64, n);
+}
+
+void
+member_bool(struct member_out *out, const char *name, bool b)
+{
+	lead_in(out, name);
+	fputs(b ? "true" : "false", out->to);
+}
+
+void
+member_seconds(struct member_out *out, const char *name, double seconds)
+{
+	lead_in(out, name);
+	fprintf(out->to, "%.6f", seconds);
 }

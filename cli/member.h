@@ -1,28 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli/member.h - the members of JSON objects that are printed.
+/* cli/member.h - JSON that is printed as it comes, so that it takes no memory.
  *
- * Ownership  values are taken over.
- * Errors     on no memory a member is left out and *failed becomes true; it is never
- *            set to false.
+ * Errors     of the stream, for whoever prints to ask: ferror().
  */
 #ifndef CLI_MEMBER_H
 #define CLI_MEMBER_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
-struct json_object;
+struct member_out {
+	FILE *to;
+	unsigned depth;
+	bool filled;	/* there is something in the innermost object or array */
+};
 
-void member_add(struct json_object *to, const char *name, struct json_object *value,
-		bool *failed);
-void member_text(struct json_object *to, const char *name, const char *text, bool *failed);
-void member_number(struct json_object *to, const char *name, uint64_t n, bool *failed);
-void member_bool(struct json_object *to, const char *name, bool b, bool *failed);
+/* An object ("{}") or array ("[]"), which is open until its end.  name: NULL in an array,
+ * and for what is in nothing; of the others too. */
+void member_begin(struct member_out *out, const char *name, const char *kind);
+void member_end(struct member_out *out, const char *kind);
 
-/* Put value at the end of an array. */
-void member_append(struct json_object *to, struct json_object *value, bool *failed);
-
-/* A string.  File names are bytes, JSON is UTF-8: what is none becomes a question mark. */
-struct json_object *member_new_text(const char *text, bool *failed);
+/* File names are bytes, JSON is UTF-8: what is none becomes a question mark. */
+void member_text(struct member_out *out, const char *name, const char *text);
+void member_number(struct member_out *out, const char *name, uint64_t n);
+void member_bool(struct member_out *out, const char *name, bool b);
+void member_seconds(struct member_out *out, const char *name, double seconds);
 
 #endif

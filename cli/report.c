@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/report.h"
 
-#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,128 +21,126 @@
 enum { TIME_TEXT = 32 };
 
 struct report {
-	struct json_object *top, *messages;	/* messages is within top */
-	struct timespec began;			/* CLOCK_MONOTONIC */
-	bool failed;				/* something was left out */
+	struct member_out out;		/* open from report_take() on */
+	char **message;
+	size_t messages;
+	time_t started;
+	struct timespec began;		/* CLOCK_MONOTONIC */
+	bool failed;			/* something was left out */
 };
 
-static struct json_object *
-structure_object(struct report *r, const struct signature *sig)
+static void
+print_structure(struct member_out *o, const struct signature *sig)
 {
-	struct json_object *o = json_object_new_object();
-
-	member_text(o, "name", sig->name, &r->failed);
-	member_number(o, "offset", sig->base * CIPHER_SECTOR, &r->failed);
-	return o;
+	member_begin(o, NULL, "{}");
+	member_text(o, "name", sig->name);
+	member_number(o, "offset", sig->base * CIPHER_SECTOR);
+	member_end(o, "{}");
 }
 
-static struct json_object *
-evidence_object(struct report *r, const struct judge_report *j)
+static void
+print_evidence(struct member_out *o, const struct judge_report *j)
 {
-	struct json_object *o = json_object_new_object(), *structures = json_object_new_array();
-
-	member_text(o, "verdict", judge_verdict_name(j->verdict), &r->failed);
-	member_number(o, "sampled-sectors", j->sampled, &r->failed);
-	member_number(o, "noise-sectors", j->noise, &r->failed);
-	member_number(o, "odd-sectors", j->odd, &r->failed);
-	member_number(o, "clear-sectors", j->clear, &r->failed);
-	member_number(o, "zero-sectors", j->zero, &r->failed);
-	member_number(o, "text-sectors", j->text, &r->failed);
-	member_number(o, "unencrypted-sectors", j->unencrypted, &r->failed);
-	member_number(o, "places", j->places, &r->failed);
-	member_bool(o, "boot-mark", j->signatures.boot_mark, &r->failed);
+	member_begin(o, "evidence", "{}");
+	member_text(o, "verdict", judge_verdict_name(j->verdict));
+	member_number(o, "sampled-sectors", j->sampled);
+	member_number(o, "noise-sectors", j->noise);
+	member_number(o, "odd-sectors", j->odd);
+	member_number(o, "clear-sectors", j->clear);
+	member_number(o, "zero-sectors", j->zero);
+	member_number(o, "text-sectors", j->text);
+	member_number(o, "unencrypted-sectors", j->unencrypted);
+	member_number(o, "places", j->places);
+	member_bool(o, "boot-mark", j->signatures.boot_mark);
+	member_begin(o, "structures", "[]");
 	for (unsigned i = 0; i < j->signatures.count; i++)
-		member_append(structures, structure_object(r, &j->signatures.found[i]), &r->failed);
-	member_add(o, "structures", structures, &r->failed);
-	return o;
+		print_structure(o, &j->signatures.found[i]);
+	member_end(o, "[]");
+	member_end(o, "{}");
 }
 
-static struct json_object *
-key_object(struct report *r, const struct keyring_finding *f)
+static void
+print_key(struct member_out *o, const struct keyring_finding *f)
 {
-	struct json_object *o = json_object_new_object();
-
-	member_text(o, "state", keyring_state_name(f), &r->failed);
-	member_number(o, "tried", f->tried, &r->failed);
+	member_begin(o, "key", "{}");
+	member_text(o, "state", keyring_state_name(f));
+	member_number(o, "tried", f->tried);
 	if (*f->origin) {
-		member_text(o, "origin", f->origin, &r->failed);
-		member_text(o, "form", key_form_name(f->form), &r->failed);
+		member_text(o, "origin", f->origin);
+		member_text(o, "form", key_form_name(f->form));
 	}
 	if (f->slot >= 0)
-		member_number(o, "slot", (uint64_t)f->slot, &r->failed);
+		member_number(o, "slot", (uint64_t)f->slot);
 	if (f->judged)
-		member_add(o, "evidence", evidence_object(r, &f->report), &r->failed);
-	return o;
+		print_evidence(o, &f->report);
+	member_end(o, "{}");
 }
 
-static struct json_object *
-mixed_array(struct report *r, const struct mixed *m)
+static void
+print_mixed(struct member_out *o, const struct mixed *m)
 {
-	struct json_object *array = json_object_new_array();
-
+	member_begin(o, "mixed", "[]");
 	for (size_t i = 0; i < m->n; i++) {
-		struct json_object *o = json_object_new_object();
-
-		member_number(o, "offset", m->range[i].off, &r->failed);
-		member_number(o, "length", m->range[i].len, &r->failed);
-		member_text(o, "reading", mixed_reading_name(m->range[i].reading), &r->failed);
-		member_append(array, o, &r->failed);
+		member_begin(o, NULL, "{}");
+		member_number(o, "offset", m->range[i].off);
+		member_number(o, "length", m->range[i].len);
+		member_text(o, "reading", mixed_reading_name(m->range[i].reading));
+		member_end(o, "{}");
 	}
-	return array;
+	member_end(o, "[]");
 }
 
 /* What was found out of an encrypted layer. */
 static void
-add_findings(struct report *r, struct json_object *o, const struct run_view *v, unsigned layer)
+print_findings(struct member_out *o, const struct run_view *v, unsigned layer)
 {
 	const struct keyring_finding *key = keyring_find(v->o->keys, layer);
 
 	if (key)
-		member_add(o, "key", key_object(r, key), &r->failed);
+		print_key(o, key);
 	for (unsigned i = 0; i < v->layers->count; i++) {
 		const struct layer *l = &v->layers->layer[i];
 
 		if (l->number == layer && l->mixed)
-			member_add(o, "mixed", mixed_array(r, l->mixed), &r->failed);
+			print_mixed(o, l->mixed);
 		if (l->number == layer && l->suspects)
-			member_number(o, "suspect-sectors", l->suspects, &r->failed);
+			member_number(o, "suspect-sectors", l->suspects);
 	}
 }
 
-static struct json_object *
-lost_object(struct report *r, const struct copy *c, const struct lost_range *lost)
+static void
+print_lost(struct member_out *o, const struct copy *c, const struct lost_range *lost)
 {
-	struct json_object *o = json_object_new_object();
-
-	member_number(o, "offset", lost->off, &r->failed);
-	member_number(o, "length", lost->len, &r->failed);
-	member_text(o, "filename", copy_blamed(c, lost), &r->failed);
-	member_text(o, "reason", lost_why_text(lost->why), &r->failed);
-	return o;
+	member_begin(o, NULL, "{}");
+	member_number(o, "offset", lost->off);
+	member_number(o, "length", lost->len);
+	member_text(o, "filename", copy_blamed(c, lost));
+	member_text(o, "reason", lost_why_text(lost->why));
+	member_end(o, "{}");
 }
 
-static struct json_object *
-copy_object(struct report *r, struct copy *c)
+static void
+print_copy(struct member_out *o, struct copy *c)
 {
-	struct json_object *o = json_object_new_object(), *lost = json_object_new_array();
-
-	member_text(o, "target", c->spec.name, &r->failed);
-	member_text(o, "format", c->spec.qcow2 ? "qcow2" : "raw", &r->failed);
+	member_begin(o, NULL, "{}");
+	member_text(o, "target", c->spec.name);
+	member_text(o, "format", c->spec.qcow2 ? "qcow2" : "raw");
 	if (c->spec.backing)
-		member_text(o, "backing-filename", c->spec.backing, &r->failed);
-	member_number(o, "layer", c->layer, &r->failed);
-	member_number(o, "size", node_size(c->source), &r->failed);
-	member_number(o, "data-bytes", c->size.data, &r->failed);
-	member_number(o, "resumed-at", c->resumed_at, &r->failed);
+		member_text(o, "backing-filename", c->spec.backing);
+	member_number(o, "layer", c->layer);
+	member_number(o, "size", node_size(c->source));
+	member_number(o, "data-bytes", c->size.data);
+	member_number(o, "resumed-at", c->resumed_at);
 	if (*c->digest)
-		member_text(o, "sha256", c->digest, &r->failed);
+		member_text(o, "sha256", c->digest);
 	if (c->verified)
-		member_text(o, "verified", c->verified, &r->failed);
-	member_number(o, "lost-bytes", lost_bytes(&c->lost), &r->failed);
+		member_text(o, "verified", c->verified);
+	member_number(o, "lost-bytes", lost_bytes(&c->lost));
+	member_begin(o, "lost", "[]");
 	for (size_t i = 0; i < c->lost.n; i++)
-		member_append(lost, lost_object(r, c, &c->lost.range[i]), &r->failed);
-	member_add(o, "lost", lost, &r->failed);
-	return o;
+		print_lost(o, c, &c->lost.range[i]);
+	member_end(o, "[]");
+	member_end(o, "{}");
 }
 
 static const char *
@@ -169,23 +166,12 @@ struct report *
 report_new(void)
 {
 	struct report *r = calloc(1, sizeof(*r));
-	char text[TIME_TEXT];
-	time_t now = time(NULL);
-	struct tm tm;
 
 	if (!r)
 		return NULL;
-	r->top = json_object_new_object();
-	r->messages = json_object_new_array();
-	if (!r->top || !r->messages) {
-		report_free(r);
-		return NULL;
-	}
+	r->out.to = stdout;
+	r->started = time(NULL);
 	clock_gettime(CLOCK_MONOTONIC, &r->began);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-	member_text(r->top, "version", PACKAGE_VERSION, &r->failed);
-	member_text(r->top, "started", text, &r->failed);
-	member_add(r->top, "messages", r->messages, &r->failed);
 	return r;
 }
 
@@ -194,54 +180,80 @@ report_free(struct report *r)
 {
 	if (!r)
 		return;
-	json_object_put(r->top);
+	for (size_t i = 0; i < r->messages; i++)
+		free(r->message[i]);
+	free(r->message);
 	free(r);
 }
 
 void
 report_say(struct report *r, const char *line)
 {
-	member_append(r->messages, member_new_text(line, &r->failed), &r->failed);
+	char **more = realloc(r->message, (r->messages + 1) * sizeof(*more));
+
+	if (more)
+		r->message = more;
+	if (more && (more[r->messages] = strdup(line)))
+		r->messages++;
+	else
+		r->failed = true;
+}
+
+static void
+begin(struct report *r)
+{
+	char text[TIME_TEXT];
+	struct tm tm;
+
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&r->started, &tm));
+	member_begin(&r->out, NULL, "{}");
+	member_text(&r->out, "version", PACKAGE_VERSION);
+	member_text(&r->out, "started", text);
 }
 
 void
 report_take(const struct run_view *v, void *report)
 {
-	struct json_object *layers = json_object_new_array(), *copies = json_object_new_array();
 	struct report *r = report;
+	struct member_out *o = &r->out;
 
-	member_text(r->top, "source", v->o->source, &r->failed);
+	begin(r);
+	member_text(o, "source", v->o->source);
 	if (v->o->target)
-		member_text(r->top, "target", v->o->target, &r->failed);
+		member_text(o, "target", v->o->target);
+	member_begin(o, "layers", "[]");
 	for (unsigned i = 0; i < v->chain->count; i++) {
-		struct json_object *o = facts_new(v->chain->layer[i], &r->failed);
-
-		add_findings(r, o, v, i);
-		member_append(layers, o, &r->failed);
+		member_begin(o, NULL, "{}");
+		r->failed |= facts_print(o, v->chain->layer[i]) < 0;
+		print_findings(o, v, i);
+		member_end(o, "{}");
 	}
+	member_end(o, "[]");
+	member_begin(o, "copies", "[]");
 	for (unsigned i = 0; i < v->plan->count; i++)
-		member_append(copies, copy_object(r, &v->plan->copy[i]), &r->failed);
-	member_add(r->top, "layers", layers, &r->failed);
-	member_add(r->top, "copies", copies, &r->failed);
+		print_copy(o, &v->plan->copy[i]);
+	member_end(o, "[]");
 	if (v->error)
-		member_text(r->top, "error", error_text(v->error), &r->failed);
+		member_text(o, "error", error_text(v->error));
 }
 
 int
 report_print(struct report *r, int exit_status)
 {
+	struct member_out *o = &r->out;
 	struct timespec now;
-	const char *text;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	member_add(r->top, "seconds",
-	    json_object_new_double((double)(now.tv_sec - r->began.tv_sec) +
-				   (double)(now.tv_nsec - r->began.tv_nsec) / 1e9), &r->failed);
-	member_text(r->top, "status", status_name(exit_status), &r->failed);
-	member_number(r->top, "exit-status", (uint64_t)exit_status, &r->failed);
-	text = json_object_to_json_string_ext(r->top, JSON_C_TO_STRING_PRETTY |
-							      JSON_C_TO_STRING_NOSLASHESCAPE);
-	if (r->failed || !text)
-		return -1;
-	return puts(text) < 0 || fflush(stdout) != 0 ? -1 : 0;
+	if (!o->depth)
+		begin(r);
+	member_begin(o, "messages", "[]");
+	for (size_t i = 0; i < r->messages; i++)
+		member_text(o, NULL, r->message[i]);
+	member_end(o, "[]");
+	member_seconds(o, "seconds", (double)(now.tv_sec - r->began.tv_sec) +
+				     (double)(now.tv_nsec - r->began.tv_nsec) / 1e9);
+	member_text(o, "status", status_name(exit_status));
+	member_number(o, "exit-status", (uint64_t)exit_status);
+	member_end(o, "{}");
+	return r->failed || ferror(stdout) || fflush(stdout) != 0 ? -1 : 0;
 }

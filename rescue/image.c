@@ -158,6 +158,21 @@ image_read_raw(const char *filename, struct image **ret, struct error **errp)
 	return read_image(filename, true, ret, errp);
 }
 
+int
+image_look_again(const struct image *im, struct image *copy, struct image_look *l)
+{
+	CLEANUP(cleanup_close) int fd = open(im->filename,
+					     O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || st.st_dev != im->dev || st.st_ino != im->ino)
+		return -1;
+	*copy = *im;
+	*l = (struct image_look){ .fd = fd, .im = copy };
+	fd = -1;
+	return 0;
+}
+
 void
 image_free(struct image *im)
 {
@@ -170,8 +185,7 @@ image_free(struct image *im)
 	free(im->luks);
 	image_free(im->data);
 	image_free(im->header);
-	image_snapshots_free(im);
-	image_bitmaps_free(im);
+	image_snapshot_free(im->shown);
 	free(im);
 }
 

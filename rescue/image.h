@@ -47,6 +47,7 @@ struct image_cipher {
 
 /* An internal snapshot. */
 struct image_snapshot {
+	unsigned index;			/* in their table */
 	char *id, *name;
 	uint64_t disk_size, vm_state_size;
 	uint32_t date_sec, date_nsec;
@@ -76,11 +77,11 @@ struct image {
 	char *data_file;		/* as the header has it; NULL: none */
 	bool external_data;		/* what the guest stored is in a data file */
 	struct image *data;		/* that file, of an image in a chain; NULL: none */
-	struct image_snapshot *snapshot;	/* the internal ones */
-	unsigned snapshots, snapshots_lost;	/* lost: their table is damaged */
-	const struct image_snapshot *shown;	/* the one that is meant; NULL: the active state */
-	struct image_bitmap *bitmap;	/* those that are stored */
-	unsigned bitmaps, bitmaps_lost;	/* lost: their directory is damaged */
+	unsigned snapshots, snapshots_lost;	/* internal ones; lost: their table is damaged */
+	uint64_t snapshots_off;
+	struct image_snapshot *shown;	/* the one that is meant; NULL: the active state */
+	unsigned bitmaps, bitmaps_lost;	/* stored; lost: their directory is damaged */
+	uint64_t bitmaps_off;
 	bool dirty, corrupt;
 	bool lazy_refcounts, data_raw, zstd;	/* of qcow2 */
 	unsigned refcount_bits;
@@ -102,6 +103,14 @@ const char *image_format_name(enum image_format f);
 /* The path of what the header names, literally, from im's own folder.  Malloc'ed; NULL
  * on no memory. */
 char *image_path_beside(const struct image *im, const char *name);
+
+/* Each internal snapshot, or stored bitmap, in turn, until fn returns false: there may be
+ * tens of MiB of them, so they are read anew and not kept.  What fn gets is good until it
+ * returns.  -1: they cannot be read any more. */
+typedef bool (*image_snapshot_fn)(void *user, const struct image_snapshot *s);
+typedef bool (*image_bitmap_fn)(void *user, const struct image_bitmap *b);
+int image_each_snapshot(const struct image *im, image_snapshot_fn fn, void *user);
+int image_each_bitmap(const struct image *im, image_bitmap_fn fn, void *user);
 
 /* Let im mean its disk as an internal snapshot has it.  want is an ID, else a name; or
  * snapshot.id=ID,snapshot.name=NAME, one of them or both. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "rescue/image.h"
 #include "rescue/image_int.h"
@@ -44,19 +45,18 @@ read_entry(struct image_look *l, uint64_t *off, struct image_bitmap *b)
 }
 
 static int
-read_directory(struct image_look *l, uint64_t off, uint32_t n)
+each(struct image_look *l, uint64_t off, uint32_t n, image_bitmap_fn fn, void *user)
 {
-	struct image *im = l->im;
-
-	if (n > BITMAPS_MAX || !range_within(off, n * (uint64_t)ENTRY_HEAD, im->file_size))
+	if (n > BITMAPS_MAX || !range_within(off, n * (uint64_t)ENTRY_HEAD, l->im->file_size))
 		return image_bad(l, "its bitmap directory is too large");
-	im->bitmap = calloc(n, sizeof(*im->bitmap));
-	if (!im->bitmap)
-		return error_set(l->errp, "Cannot allocate memory");
 	for (uint32_t i = 0; i < n; i++) {
-		im->bitmaps++;
-		if (read_entry(l, &off, &im->bitmap[i]) < 0)
-			return -1;
+		struct image_bitmap b = { .name = NULL };
+		int r = read_entry(l, &off, &b);
+		bool on = r == 0 && (!fn || fn(user, &b));
+
+		free(b.name);
+		if (!on)
+			return r;
 	}
 	return 0;
 }
@@ -71,19 +71,25 @@ image_bitmaps_look(struct image_look *l, uint64_t off, uint32_t len)
 	if (len < EXTENSION || image_read_at(&quiet, off, ext, sizeof(ext)) < 0)
 		return;
 	n = get_be32(ext);
-	if (!n || read_directory(&quiet, get_be64(ext + 16), n) == 0)
-		return;
-	/* The disk can be sound all the same. */
-	image_bitmaps_free(l->im);
-	l->im->bitmaps_lost = n;
+	l->im->bitmaps_off = get_be64(ext + 16);
+	/* If it is damaged, the disk can be sound all the same. */
+	if (each(&quiet, l->im->bitmaps_off, n, NULL, NULL) == 0)
+		l->im->bitmaps = n;
+	else
+		l->im->bitmaps_lost = n;
 }
 
-void
-image_bitmaps_free(struct image *im)
+int
+image_each_bitmap(const struct image *im, image_bitmap_fn fn, void *user)
 {
-	for (unsigned i = 0; i < im->bitmaps; i++)
-		free(im->bitmap[i].name);
-	free(im->bitmap);
-	im->bitmap = NULL;
-	im->bitmaps = 0;
+	CLEANUP(cleanup_close) int fd = -1;
+	struct image_look l;
+	struct image copy;
+
+	if (!im->bitmaps)
+		return 0;
+	if (image_look_again(im, &copy, &l) < 0)
+		return -1;
+	fd = l.fd;
+	return each(&l, im->bitmaps_off, im->bitmaps, fn, user);
 }

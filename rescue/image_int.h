@@ -11,6 +11,7 @@
 
 struct error;
 struct image;
+struct image_snapshot;
 
 enum { IMAGE_HEADER_MAX = 4096 };	/* what of an image is looked at for its header */
 
@@ -40,12 +41,15 @@ void image_luks_measure(struct image *im);
 /* Let im be the volume whose header is in the file at path. */
 int image_luks_attach(struct image *im, const char *path, struct error **errp);
 
+/* Look once more at im, which copy becomes a copy of, as far as a look goes.  -1: it is not
+ * there any more.  l->fd is to be closed. */
+int image_look_again(const struct image *im, struct image *copy, struct image_look *l);
+
 /* image_bitmaps.c: the extension at off, of len bytes.  Damage is noted, and no error. */
 void image_bitmaps_look(struct image_look *l, uint64_t off, uint32_t len);
-void image_bitmaps_free(struct image *im);
 
 /* image_snapshots.c: the table of n at off.  Damage to it is noted, and no error. */
 void image_snapshots_look(struct image_look *l, uint64_t off, uint32_t n);
-void image_snapshots_free(struct image *im);
+void image_snapshot_free(struct image_snapshot *s);	/* takes NULL */
 
 #endif

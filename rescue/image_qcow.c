@@ -101,7 +101,7 @@ look_at_extension(struct image_look *l, uint32_t type, uint64_t off, uint32_t le
 		return 0;
 	case EXT_BITMAPS:
 		/* Whoever did not keep them up to date cleared the flag. */
-		if (autoclear & AUTOCLEAR_BITMAPS && !l->im->bitmap)
+		if (autoclear & AUTOCLEAR_BITMAPS && !l->im->bitmaps && !l->im->bitmaps_lost)
 			image_bitmaps_look(l, off, len);
 		return 0;
 	default:

@@ -59,24 +59,32 @@ read_entry(struct image_look *l, uint64_t *off, struct image_snapshot *s)
 	return 0;
 }
 
-static int
-read_table(struct image_look *l, uint64_t off, uint32_t n)
+static void
+clear(struct image_snapshot *s)
 {
-	struct image *im = l->im;
+	free(s->id);
+	free(s->name);
+}
+
+static int
+each(struct image_look *l, uint64_t off, uint32_t n, image_snapshot_fn fn, void *user)
+{
 	uint64_t at = off;
 
-	if (n > SNAPSHOTS_MAX || !range_within(off, n * (uint64_t)ENTRY_HEAD, im->file_size))
+	if (n > SNAPSHOTS_MAX || !range_within(off, n * (uint64_t)ENTRY_HEAD, l->im->file_size))
 		return image_bad(l, "its snapshot table is too large");
-	im->snapshot = calloc(n, sizeof(*im->snapshot));
-	if (!im->snapshot)
-		return error_set(l->errp, "Cannot allocate memory");
-	for (; im->snapshots < n; im->snapshots++) {
+	for (uint32_t i = 0; i < n; i++) {
+		struct image_snapshot s = { .index = i };
+		bool on;
+		int r;
+
 		if (at - off > TABLE_MAX)
 			return image_bad(l, "its snapshot table is too large");
-		if (read_entry(l, &at, &im->snapshot[im->snapshots]) < 0) {
-			im->snapshots++;	/* half of it is there to be freed */
-			return -1;
-		}
+		r = read_entry(l, &at, &s);
+		on = r == 0 && (!fn || fn(user, &s));
+		clear(&s);
+		if (!on)
+			return r;
 	}
 	return 0;
 }
@@ -84,29 +92,67 @@ read_table(struct image_look *l, uint64_t off, uint32_t n)
 void
 image_snapshots_look(struct image_look *l, uint64_t off, uint32_t n)
 {
-	CLEANUP(error_freep) struct error *err = NULL;
-	struct image_look quiet = { .fd = l->fd, .im = l->im, .errp = &err };
+	struct image_look quiet = { .fd = l->fd, .im = l->im };
 
-	if (!n || read_table(&quiet, off, n) == 0)
-		return;
-	/* The disk can be sound all the same. */
-	image_snapshots_free(l->im);
-	l->im->snapshots_lost = n;
+	l->im->snapshots_off = off;
+	/* If it is damaged, the disk can be sound all the same. */
+	if (!n || each(&quiet, off, n, NULL, NULL) == 0)
+		l->im->snapshots = n;
+	else
+		l->im->snapshots_lost = n;
+}
+
+int
+image_each_snapshot(const struct image *im, image_snapshot_fn fn, void *user)
+{
+	CLEANUP(cleanup_close) int fd = -1;
+	struct image_look l;
+	struct image copy;
+
+	if (!im->snapshots)
+		return 0;
+	if (image_look_again(im, &copy, &l) < 0)
+		return -1;
+	fd = l.fd;
+	return each(&l, im->snapshots_off, im->snapshots, fn, user);
 }
 
 /* ---- the one that is meant ---- */
 
-/* NULL: whatever it is. */
-static const struct image_snapshot *
-find(const struct image *im, const char *id, const char *name)
-{
-	for (unsigned i = 0; i < im->snapshots; i++) {
-		const struct image_snapshot *s = &im->snapshot[i];
+struct search {
+	const char *id, *name;		/* NULL: whatever it is */
+	struct image_snapshot *found;
+	bool failed;
+};
 
-		if ((!id || !strcmp(s->id, id)) && (!name || !strcmp(s->name, name)))
-			return s;
+/* Keep a copy of the first that fits. */
+static bool
+compare(void *user, const struct image_snapshot *s)
+{
+	struct search *q = user;
+
+	if ((q->id && strcmp(s->id, q->id)) || (q->name && strcmp(s->name, q->name)))
+		return true;
+	q->found = calloc(1, sizeof(*q->found));
+	if (q->found) {
+		*q->found = *s;
+		q->found->id = strdup(s->id);
+		q->found->name = strdup(s->name);
 	}
-	return NULL;
+	q->failed = !q->found || !q->found->id || !q->found->name;
+	return false;
+}
+
+static int
+find(struct image *im, const char *id, const char *name, struct error **errp)
+{
+	struct search q = { .id = id, .name = name };
+
+	if (image_each_snapshot(im, compare, &q) < 0)
+		return error_set(errp, "The internal snapshots of %s cannot be read any more",
+				 im->filename);
+	im->shown = q.found;
+	return q.failed ? error_set(errp, "Cannot allocate memory") : 0;
 }
 
 /* Take the value in front of a comma, or of the end; two commas are one of the value.
@@ -149,6 +195,7 @@ image_choose_snapshot(struct image *im, const char *want, struct error **errp)
 {
 	CLEANUP(cleanup_free) char *copy = strdup(want);
 	const char *id = NULL, *name = NULL;
+	int r;
 
 	if (!copy)
 		return error_set(errp, "Cannot allocate memory");
@@ -158,12 +205,14 @@ image_choose_snapshot(struct image *im, const char *want, struct error **errp)
 	if (!strncmp(want, "snapshot.", 9)) {
 		if (parse_pairs(copy, &id, &name, errp) < 0)
 			return -1;
-		im->shown = find(im, id, name);
+		r = find(im, id, name, errp);
 	} else {
-		im->shown = find(im, want, NULL);
-		if (!im->shown)
-			im->shown = find(im, NULL, want);
+		r = find(im, want, NULL, errp);
+		if (r == 0 && !im->shown)
+			r = find(im, NULL, want, errp);
 	}
+	if (r < 0)
+		return -1;
 	if (!im->shown && im->snapshots_lost)
 		return error_set(errp, "The table of internal snapshots of %s is damaged",
 				 im->filename);
@@ -175,13 +224,9 @@ image_choose_snapshot(struct image *im, const char *want, struct error **errp)
 }
 
 void
-image_snapshots_free(struct image *im)
+image_snapshot_free(struct image_snapshot *s)
 {
-	for (unsigned i = 0; i < im->snapshots; i++) {
-		free(im->snapshot[i].id);
-		free(im->snapshot[i].name);
-	}
-	free(im->snapshot);
-	im->snapshot = NULL;
-	im->snapshots = 0;
+	if (s)
+		clear(s);
+	free(s);
 }

@@ -44,9 +44,17 @@ list_text(const char *text, FILE *to)
 
 /* ---- snapshots ---- */
 
-static void
-print_snapshot(const struct image_snapshot *s, bool shown, FILE *to)
+struct printing {
+	const struct image *im;
+	FILE *to;
+};
+
+static bool
+print_snapshot(void *user, const struct image_snapshot *s)
 {
+	const struct printing *p = user;
+	bool shown = p->im->shown && p->im->shown->index == s->index;
+	FILE *to = p->to;
 	char when[TIME_TEXT] = "", size[PROGRESS_BYTES];
 	time_t date = s->date_sec;
 	struct tm tm;
@@ -59,13 +67,15 @@ print_snapshot(const struct image_snapshot *s, bool shown, FILE *to)
 	fputs("  ", to);
 	list_text(s->name, to);
 	fprintf(to, "  %s  %s%s\n", when, size, shown ? "  <- this one" : "");
+	return true;
 }
 
 void
 list_snapshots(const struct image *im, FILE *to)
 {
-	for (unsigned i = 0; i < im->snapshots; i++)
-		print_snapshot(&im->snapshot[i], im->shown == &im->snapshot[i], to);
+	struct printing p = { im, to };
+
+	(void)image_each_snapshot(im, print_snapshot, &p);
 }
 
 /* ---- layers ---- */

@@ -302,7 +302,7 @@ resume(struct plan *p, const struct layers *layers, struct error **errp)
 
 	/* Its place in the table will do, for the table is the same if the file is. */
 	if (top->shown)
-		snprintf(snapshot, sizeof(snapshot), " snapshot %td", top->shown - top->snapshot);
+		snprintf(snapshot, sizeof(snapshot), " snapshot %u", top->shown->index);
 	snprintf(options, sizeof(options), "%s%s%s%s%s%s",
 		 p->o->format == RUN_QCOW2 ? "qcow2" : "raw", packings[p->o->packing],
 		 p->o->keep_chain ? " keep-chain" : "", p->o->salvage ? " salvage" : "",
