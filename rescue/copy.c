@@ -89,6 +89,9 @@ explain(const struct copy *c, const struct pipeline *p, int err, struct error **
 		return error_set(errp, "'%s' differs from '%s' at byte %" PRIu64 " of the disk",
 				 c->spec.name, source_name(c), p->error_at);
 	default:
+		if (err == -E2BIG)
+			return error_set(errp, "'%s' is damaged in more than %d places",
+					 source_name(c), LOST_MAX);
 		error_set_errno(errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk",
 				source_name(c), p->error_at);
 		if (err != -ENOMEM)

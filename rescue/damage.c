@@ -93,8 +93,7 @@ damage_note(struct pipeline *p, uint64_t off, uint64_t len, int err)
 	if (p->compare)
 		return err;
 	damage_explain(p, off, err, &r);
-	r.len = len;
-	return lost_add(p->lost, &r);
+	return lost_add(p->lost, off, len, &r);
 }
 
 static int

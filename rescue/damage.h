@@ -30,7 +30,7 @@ uint64_t damage_end_of_file(const struct extent *x, uint64_t at, uint64_t cluste
 /* Why [off, off + DAMAGE_UNIT) failed with err, and in which layer; of no length. */
 void damage_explain(struct pipeline *p, uint64_t off, int err, struct lost_range *ret);
 
-/* Note a lost range; the cause is found at its start.  0 or -ENOMEM.  When a copy is
+/* Note a lost range; the cause is found at its start.  0 or as lost_add().  When a copy is
  * compared nothing more may be lost than in the copying: err. */
 int damage_note(struct pipeline *p, uint64_t off, uint64_t len, int err);
 

@@ -42,18 +42,30 @@ keyring_add(struct keyring *ring, struct key *key, struct error **errp)
 		key_free(key);
 		return error_set(errp, "More than %d keys were given", KEYRING_MAX);
 	}
+	if (key->len > KEYRING_BYTES - ring->bytes) {
+		key_free(key);
+		return error_set(errp, "The keys are longer than %d bytes in all", KEYRING_BYTES);
+	}
+	ring->bytes += key->len;
 	ring->key[ring->count++] = key;
 	return 0;
 }
 
 void
-keyring_done(struct keyring *ring)
+keyring_forget(struct keyring *ring)
 {
 	for (unsigned i = 0; i < ring->count; i++)
 		key_free(ring->key[i]);
 	ring->count = 0;
+	ring->bytes = 0;
 	wordlist_free(ring->words);
 	ring->words = NULL;
+}
+
+void
+keyring_done(struct keyring *ring)
+{
+	keyring_forget(ring);
 	free(ring->finding);
 	ring->finding = NULL;
 	ring->n_findings = 0;

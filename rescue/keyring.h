@@ -21,7 +21,11 @@ struct error;
 struct layer;
 struct wordlist;
 
-enum { KEYRING_MAX = 256, KEYRING_TRIES = 3 };
+enum {
+	KEYRING_MAX = 256,
+	KEYRING_BYTES = 2 * KEY_MAX,	/* of all keys */
+	KEYRING_TRIES = 3,
+};
 
 enum keyring_result {
 	KEYRING_OK,		/* the layer decrypts from now on */
@@ -47,6 +51,7 @@ struct keyring_finding {
 struct keyring {
 	struct key *key[KEYRING_MAX];	/* owned */
 	unsigned count;
+	size_t bytes;
 	struct wordlist *words;		/* owned; candidates, tried behind all keys; or NULL */
 	bool ask;			/* no key was given: prompt */
 	bool accept_unverified;		/* take a key that no evidence speaks for */
@@ -61,6 +66,8 @@ void keyring_say(const struct keyring *ring, const char *fmt, ...)
 
 /* -1 with *errp if there are too many; key is taken over either way. */
 int keyring_add(struct keyring *ring, struct key *key, struct error **errp);
+/* All layers were tried: forget the keys, not the findings. */
+void keyring_forget(struct keyring *ring);
 void keyring_done(struct keyring *ring);
 
 enum keyring_result keyring_unlock(struct keyring *ring, struct layer *l, struct error **errp);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,9 +48,32 @@ find(const struct lost *l, uint64_t off)
 }
 
 static bool
-same_cause(const struct lost_range *a, const struct lost_range *b)
+can_join(const struct lost_range *a, const struct lost_range *b)
 {
-	return a->why == b->why && a->layer == b->layer;
+	return end_of(a) == b->off && a->why == b->why && a->layer == b->layer &&
+	       (uint64_t)a->len + b->len <= LOST_LEN_MAX;
+}
+
+/* With the lock: make room for one more. */
+static int
+reserve(struct lost *l)
+{
+	size_t room = l->room ? l->room * 2 : 64;
+	struct lost_range *more;
+
+	if (l->n == LOST_MAX)
+		return -E2BIG;
+	if (l->n == l->room) {
+		more = realloc(l->range, room * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		l->range = more;
+		l->room = room;
+	}
+	if (!l->total || atomic_fetch_add(l->total, 1) < LOST_MAX)
+		return 0;
+	atomic_fetch_sub(l->total, 1);
+	return -E2BIG;
 }
 
 /* With the lock: r, which meets nothing that is there, at place i. */
@@ -59,27 +83,20 @@ insert(struct lost *l, size_t i, const struct lost_range *r)
 	struct lost_range *before = i ? &l->range[i - 1] : NULL;
 	struct lost_range *after = i < l->n ? &l->range[i] : NULL;
 
-	if (before && end_of(before) == r->off && same_cause(before, r)) {
+	int err;
+
+	if (before && can_join(before, r)) {
 		before->len += r->len;
 		return 0;
 	}
-	if (after && end_of(r) == after->off && same_cause(after, r)) {
+	if (after && can_join(r, after)) {
 		after->off = r->off;
 		after->len += r->len;
 		return 0;
 	}
-	if (l->n == l->room) {
-		size_t room = l->room ? l->room * 2 : 64;
-		struct lost_range *more;
-
-		if (l->n == LOST_MAX)
-			return -ENOMEM;
-		more = realloc(l->range, room * sizeof(*more));
-		if (!more)
-			return -ENOMEM;
-		l->range = more;
-		l->room = room;
-	}
+	err = reserve(l);
+	if (err < 0)
+		return err;
 	memmove(&l->range[i + 1], &l->range[i], (l->n - i) * sizeof(*l->range));
 	l->range[i] = *r;
 	l->n++;
@@ -87,22 +104,23 @@ insert(struct lost *l, size_t i, const struct lost_range *r)
 }
 
 int
-lost_add(struct lost *l, const struct lost_range *r)
+lost_add(struct lost *l, uint64_t off, uint64_t len, const struct lost_range *cause)
 {
-	uint64_t off = r->off, end = end_of(r);
+	uint64_t end = off + len;
 	int err = 0;
 
 	pthread_mutex_lock(&l->lock);
 	while (off < end && !err) {
 		size_t i = find(l, off);
-		struct lost_range part = *r;
+		struct lost_range part = *cause;
 
 		if (i < l->n && l->range[i].off <= off) {
 			off = end_of(&l->range[i]);
 			continue;
 		}
 		part.off = off;
-		part.len = (i < l->n ? min_u64(end, l->range[i].off) : end) - off;
+		part.len = min_u64((i < l->n ? min_u64(end, l->range[i].off) : end) - off,
+				   LOST_LEN_MAX);
 		off = end_of(&part);
 		err = insert(l, i, &part);
 	}
@@ -189,7 +207,7 @@ lost_print_map(struct lost *l, uint64_t size,
 	for (size_t i = 0; i < l->n; i++) {
 		const struct lost_range *r = &l->range[i];
 
-		fprintf(to, "# 0x%08" PRIX64 "  0x%08" PRIX64 "  ", r->off, r->len);
+		fprintf(to, "# 0x%08" PRIX64 "  0x%08" PRIX64 "  ", r->off, (uint64_t)r->len);
 		print_name(to, blamed(user, r));
 		fprintf(to, ": %s\n", lost_why_text(r->why));
 	}

@@ -6,7 +6,7 @@
  *
  * Units      bytes on the guest disk.
  * Context    any thread.
- * Errors     -ENOMEM.
+ * Errors     -ENOMEM; -E2BIG: there are too many ranges.
  */
 #ifndef RESCUE_LOST_H
 #define RESCUE_LOST_H
@@ -24,25 +24,30 @@ enum lost_why {
 	LOST_BEYOND_END,	/* the image file ends before it */
 };
 
-enum { LOST_MAX = 1 << 20 };	/* ranges; -ENOMEM beyond */
+enum { LOST_MAX = 1 << 20 };	/* ranges */
 
+/* In few bytes: there may be that many. */
 struct lost_range {
-	uint64_t off, len;
-	enum lost_why why;
-	unsigned layer;		/* 0: the topmost */
+	uint64_t off;
+	uint64_t len : 54;
+	uint64_t why : 2;	/* enum lost_why */
+	uint64_t layer : 8;	/* 0: the topmost */
 };
+
+#define LOST_LEN_MAX ((UINT64_C(1) << 54) - 512)	/* of one range */
 
 struct lost {
 	pthread_mutex_t lock;
 	struct lost_range *range;	/* by offset, disjoint */
 	size_t n, room;
+	_Atomic size_t *total;	/* borrowed; LOST_MAX counts for all that share it; or NULL */
 };
 
 void lost_init(struct lost *l);
 void lost_done(struct lost *l);
 
-/* Ranges that are there already are left as they are. */
-int lost_add(struct lost *l, const struct lost_range *r);
+/* Lose [off, off + len); ranges that are there already are left as they are. */
+int lost_add(struct lost *l, uint64_t off, uint64_t len, const struct lost_range *cause);
 
 /* Is all of the range lost? */
 bool lost_covers(struct lost *l, uint64_t off, uint64_t len);

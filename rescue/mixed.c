@@ -197,7 +197,7 @@ append(struct mixed *m, uint64_t off, uint64_t len, enum mixed_reading reading)
 		last->len += len;
 		return 0;
 	}
-	if (m->n == MIXED_RANGES_MAX)
+	if (m->n + m->others >= MIXED_RANGES_MAX)
 		return -E2BIG;
 	if (is_pow2(m->n) || !m->n) {
 		struct mixed_range *more = realloc(m->range, (m->n ? 2 * m->n : 1) * sizeof(*more));

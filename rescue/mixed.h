@@ -33,7 +33,7 @@
 
 struct cipher;
 
-enum { MIXED_RANGES_MAX = 256 * 1024 };
+enum { MIXED_RANGES_MAX = 256 * 1024 };	/* of all layers */
 
 enum mixed_reading { MIXED_USUAL, MIXED_FILE_IV, MIXED_PLAIN, MIXED_READINGS };
 
@@ -51,7 +51,7 @@ struct mixed_range {
 /* What is to be read otherwise, in ascending order. */
 struct mixed {
 	struct mixed_range *range;
-	size_t n;
+	size_t n, others;		/* others: of other layers, by whoever adds */
 	uint64_t bytes[MIXED_READINGS];
 };
 

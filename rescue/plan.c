@@ -276,6 +276,7 @@ plan_copies(struct plan *p, struct node *top)
 		c->chain = p->chain;
 		c->salvage = p->o->salvage;
 		c->want_digest = p->o->digest;
+		c->lost.total = &p->lost;
 		p->resumed[i].lost = &c->lost;
 	}
 	if (!p->o->keep_chain) {

@@ -34,6 +34,7 @@ struct plan {
 	struct folder *folder;		/* of a kept chain */
 	struct resume *resume;		/* NULL: nothing outlives the run */
 	struct resume_copy *resumed;	/* one for each copy */
+	_Atomic size_t lost;		/* ranges, of all copies */
 	uint64_t kept;			/* bytes that the last record speaks of */
 	struct co_mutex sinks;		/* who flushes or closes them */
 	int stop;			/* can be read from after plan_stop() */

@@ -183,16 +183,16 @@ read_done(struct resume *r, const char *line)
 static int
 read_lost(struct resume *r, const char *line)
 {
-	struct lost_range lost;
-	unsigned i, why;
+	uint64_t off, len;
+	unsigned i, why, layer;
 
-	if (sscanf(line, "lost %u %" SCNu64 " %" SCNu64 " %u %u", &i, &lost.off, &lost.len, &why,
-		   &lost.layer) != 5 ||
-	    i >= r->n || why > LOST_BEYOND_END || lost.layer >= r->layers ||
-	    !range_within(lost.off, lost.len, r->copies[i].size))
+	if (sscanf(line, "lost %u %" SCNu64 " %" SCNu64 " %u %u", &i, &off, &len, &why,
+		   &layer) != 5 ||
+	    i >= r->n || why > LOST_BEYOND_END || layer >= r->layers ||
+	    !range_within(off, len, r->copies[i].size))
 		return -1;
-	lost.why = (enum lost_why)why;
-	return lost_add(r->copies[i].lost, &lost);
+	return lost_add(r->copies[i].lost, off, len,
+			&(struct lost_range){ .why = why, .layer = layer });
 }
 
 static int
@@ -366,10 +366,9 @@ print_state(const struct resume *r, FILE *to)
 
 			if (x.off >= c->done)
 				break;
-			if (x.len > c->done - x.off)
-				x.len = c->done - x.off;
-			fprintf(to, "lost %zu %" PRIu64 " %" PRIu64 " %u %u\n", i, x.off, x.len,
-				(unsigned)x.why, x.layer);
+			fprintf(to, "lost %zu %" PRIu64 " %" PRIu64 " %u %u\n", i, x.off,
+				min_u64(x.len, c->done - x.off), (unsigned)x.why,
+				(unsigned)x.layer);
 		}
 		pthread_mutex_unlock(&c->lost->lock);
 	}

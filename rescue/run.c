@@ -273,6 +273,7 @@ rescue(struct run *r)
 	phase_set("looking for the keys\n");
 	if (unlock(r) < 0)
 		return -1;
+	keyring_forget(r->o->keys);
 	/* From here on it takes time, and there may be something to clean up. */
 	if (watch_signals(r) < 0 || (r->o->mixed && survey(r) < 0))
 		return -1;

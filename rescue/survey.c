@@ -106,10 +106,21 @@ fail(const struct work *w, int err, struct error **errp)
 	if (err == -ECANCELED)
 		return -1;
 	if (err == -E2BIG)
-		return error_set(errp, "'%s' is stored in more than one way in more than %d places",
-				 file, MIXED_RANGES_MAX);
+		return error_set(errp, "'%s' is stored in more than one way in more than %d places%s",
+				 file, MIXED_RANGES_MAX,
+				 w->mixed->others ? ", with the layers above it" : "");
 	error_set_errno(errp, err, "Could not read '%s' at byte %" PRIu64 " of the disk", file, w->at);
 	return -1;
+}
+
+static size_t
+count_ranges(const struct layers *layers)
+{
+	size_t n = 0;
+
+	for (unsigned i = 0; i < layers->count; i++)
+		n += layers->layer[i].mixed ? layers->layer[i].mixed->n : 0;
+	return n;
 }
 
 static int
@@ -123,10 +134,12 @@ survey_layer(const struct survey *s, struct layer *l, struct error **errp)
 	if (!w || !w->mixed)
 		return error_set(errp, "Cannot allocate memory");
 	w->layer = l;
+	w->mixed->others = count_ranges(s->layers);
 	r = look_at_all(s, w);
 	if (r < 0) {
+		fail(w, r, errp);
 		mixed_free(w->mixed);
-		return fail(w, r, errp);
+		return -1;
 	}
 	l->mixed = w->mixed;
 	return 0;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,9 +15,7 @@
 static void
 add(struct lost *l, uint64_t off, uint64_t len, enum lost_why why)
 {
-	struct lost_range r = { .off = off, .len = len, .why = why };
-
-	assert_int_equal(lost_add(l, &r), 0);
+	assert_int_equal(lost_add(l, off, len, &(struct lost_range){ .why = why }), 0);
 }
 
 static void
@@ -96,6 +95,36 @@ test_any_order_of_adding_covers_the_same(void **state)
 	}
 }
 
+static void
+test_lists_that_share_a_total_have_room_for_so_many_ranges(void **state)
+{
+	struct lost_range cause = { .why = LOST_PACKED };
+	_Atomic size_t total = LOST_MAX - 1;
+	struct lost l;
+
+	lost_init(&l);
+	l.total = &total;
+	add(&l, 0, 512, LOST_PACKED);
+	add(&l, 512, 512, LOST_PACKED);
+	assert_int_equal(lost_add(&l, 4096, 512, &cause), -E2BIG);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(total, LOST_MAX);
+	lost_done(&l);
+}
+
+static void
+test_what_is_longer_than_a_range_takes_several(void **state)
+{
+	struct lost l;
+
+	lost_init(&l);
+	add(&l, 0, INT64_MAX, LOST_MAPPING);
+	assert_true(l.n > 1);
+	assert_int_equal(lost_bytes(&l), INT64_MAX);
+	assert_true(lost_covers(&l, 0, INT64_MAX));
+	lost_done(&l);
+}
+
 static const char *
 name(void *user, const struct lost_range *r)
 {
@@ -105,7 +134,7 @@ name(void *user, const struct lost_range *r)
 static void
 test_the_map_is_whole_and_names_are_harmless(void **state)
 {
-	struct lost_range r = { .off = 4096, .len = 512, .why = LOST_BEYOND_END, .layer = 1 };
+	struct lost_range cause = { .why = LOST_BEYOND_END, .layer = 1 };
 	char *text = NULL;
 	struct lost l;
 	size_t len;
@@ -113,7 +142,7 @@ test_the_map_is_whole_and_names_are_harmless(void **state)
 
 	assert_non_null(f);
 	lost_init(&l);
-	assert_int_equal(lost_add(&l, &r), 0);
+	assert_int_equal(lost_add(&l, 4096, 512, &cause), 0);
 	lost_print_map(&l, 8192, name, NULL, f);
 	assert_int_equal(fclose(f), 0);
 	assert_non_null(strstr(text, "base?# 0x0 evil: the image file ends before it\n"));
@@ -131,6 +160,8 @@ main(void)
 		cmocka_unit_test(test_neighbours_are_merged),
 		cmocka_unit_test(test_what_is_there_is_left_as_it_is),
 		cmocka_unit_test(test_any_order_of_adding_covers_the_same),
+		cmocka_unit_test(test_lists_that_share_a_total_have_room_for_so_many_ranges),
+		cmocka_unit_test(test_what_is_longer_than_a_range_takes_several),
 		cmocka_unit_test(test_the_map_is_whole_and_names_are_harmless),
 	};
 

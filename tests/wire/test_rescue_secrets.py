@@ -254,7 +254,9 @@ def test_keys_in_use_are_locked_and_not_dumped(tmp, source):
     found = keyhunt.hunt(p.pid, keys.pieces)
     assert same(go_on(p), content(tmp / 'plain'))
     assert p.returncode == 0
-    assert any('password' in f.what for f in found)
+    if 'luks' in source or source in ('detached', 'newline-less'):
+        # What opened the layer is gone, but for what decrypts it.
+        assert not [f.what for f in found if 'password' in f.what or 'slot key' in f.what]
     if source in ('qcow', 'qcow2', 'qcow2-luks', 'luks', 'luks-essiv'):
         assert {f.what for f in found} >= keys.in_use
     loose = [f for f in found if not {'lo', 'dd', 'dc'} <= set(f.flags)]
