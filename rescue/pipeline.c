@@ -397,7 +397,6 @@ compare_empty(struct worker *w, const struct piece *piece, uint64_t *ret_at)
 	uint64_t end = piece->off + piece->len;
 	int r = 0;
 
-	memset(w->buf, 0, w->p->chunk);
 	for (uint64_t at = piece->off, len; at < end && r == 0; at += len) {
 		struct extent x = { .flags = EXTENT_DATA | EXTENT_ALLOCATED };
 
@@ -416,6 +415,7 @@ compare_empty(struct worker *w, const struct piece *piece, uint64_t *ret_at)
 		if (piece->kind == KIND_NONE || x.flags & EXTENT_ZERO)
 			continue;
 		len = min_u64(len, w->p->chunk);
+		memset(w->buf, 0, len);
 		r = compare_data(w, at, len, ret_at);
 	}
 	return r;
