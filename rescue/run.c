@@ -22,6 +22,7 @@
  * as an error.  The second one acts at once. */
 #include "rescue/run.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -402,6 +403,9 @@ run_rescue(const struct run_options *o, struct error **errp)
 	r->o = o;
 	r->errp = errp;
 	r->status = RUN_FAILED;
+	/* Tables are loaded by one thread and dropped by another: each thread's part of the
+	 * heap would come to hold as much as all of them. */
+	mallopt(M_ARENA_MAX, 2);
 	/* A limit on file size is an error like others. */
 	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);

@@ -18,10 +18,11 @@ enum {
 	SLICE_DEFAULT = 4096,
 	L2_CACHE_DEFAULT = 32 << 20,	/* bytes, at most */
 	REF_CACHE_DEFAULT = 2 << 20,
-	SLICES_MIN = 16,		/* of any cache */
+	SLICES_MIN = 16,		/* of any cache, but with table_memory */
+	SLICES_LEAST = 4,
 	PART_ENTRIES = 8192,		/* of a table, that are read at a time */
-	L1_PIECE_BITS = 14,		/* where it comes in pieces, these are that large at most */
-	L1_PIECES = 4,
+	L1_PIECE_BITS = 12,		/* where it comes in pieces, these are that large at most */
+	L1_PIECES = 2,
 };
 
 static void
@@ -240,12 +241,13 @@ void
 qcow2_set_caches(struct qcow2 *q, uint64_t l2_bytes, uint64_t refcount_bytes)
 {
 	uint64_t all = qcow2_clusters(q, q->header.size) << q->l2e_bits;
+	uint64_t least = q->table_memory ? SLICES_LEAST : SLICES_MIN;
 
 	if (!l2_bytes)
 		l2_bytes = min_u64(round_up(all, q->cluster_size), L2_CACHE_DEFAULT);
 	if (!refcount_bytes)
 		refcount_bytes = REF_CACHE_DEFAULT;
-	q->l2_cache.max = max_u64(SLICES_MIN, l2_bytes >> q->slice_bits);
+	q->l2_cache.max = max_u64(least, l2_bytes >> q->slice_bits);
 	q->ref_cache.max = max_u64(SLICES_MIN, refcount_bytes >> q->slice_bits);
 }
 
