@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """quoin rescue needs less than 64 MB of memory, whatever the image."""
+import json
 import os
 import random
 import shutil
+import struct
 import sys
 
 import peers
@@ -61,6 +63,64 @@ def small_clusters(tmp):
     return below
 
 
+FULL = 127 << 30
+STEP = 16 * MIB         # what one page of the first table stands for
+TEXT = b'text of a guest '
+
+
+def full_table(path, below):
+    """A layer with clusters of 512 bytes and something in each page of its first table, which
+    has nearly 32 MiB."""
+    entries, tables = FULL // 32768, FULL // STEP
+    l1, refs = 1024, 1024 + entries * 8
+    l2 = refs + 512
+    data = l2 + tables * 512
+    first = bytearray(entries * 8)
+    second = bytearray(tables * 512)
+    for i in range(tables):
+        struct.pack_into('>Q', first, i * STEP // 32768 * 8, l2 + i * 512 | 1 << 63)
+        struct.pack_into('>Q', second, i * 512, data + i * 512 | 1 << 63)
+    with open(path, 'wb') as f:
+        f.write(struct.pack('>4sIQIIQIIQQIIQQQQII', b'QFI\xfb', 3, 256, len(str(below)), 9, FULL,
+                            0, entries, l1, refs, 1, 0, 0, 0, 0, 0, 4, 104))
+        f.write(struct.pack('>II8sII', 0xe2792aca, 5, b'qcow2', 0, 0))
+        f.seek(256)
+        f.write(str(below).encode())
+        f.seek(l1)
+        f.write(first + bytes(512) + second + TEXT * (32 * tables))
+    return path
+
+
+def full_tables(tmp):
+    """Four of them."""
+    below = create(tmp, 'qcow2', tmp / 'base', '1G', more=',cluster_size=512')
+    write(tmp, image_opts('qcow2', below), 'write -P 65 512 64k')
+    for name in ('1', '2', '3', 'image'):
+        below = full_table(tmp / name, below)
+    return below
+
+
+def deep(kind):
+    def make(tmp):
+        """The longest chain there is, with something all over the disk in each layer."""
+        more = ['-o', 'cluster_size=4k'] if kind == 'qcow2' else []
+        create(tmp, kind, tmp / '000', '64G', more=',cluster_size=4k' if more else '')
+        write(tmp, image_opts(kind, tmp / '000'), *('write -P 65 %dG 4k' % at for at in range(64)))
+        qemu_img(tmp, 'create', '-q', '-f', kind, '-u', *more, '-b', '000', '-F', kind,
+                 tmp / 'layer', '64G')
+        quoin.run(peers.QEMU_IO, '-t', 'unsafe', '--image-opts',
+                  'driver=%s,file.filename=%s,backing=' % (kind, tmp / 'layer'), tmp=tmp,
+                  stdin=''.join('write -P 66 %dM 4k\n' % (at * 1024 + 4) for at in range(64)),
+                  check=True)
+        layer = bytearray((tmp / 'layer').read_bytes())
+        at = layer.index(b'000')
+        for i in range(1, 200):
+            layer[at:at + 3] = b'%03d' % (i - 1)
+            (tmp / ('%03d' % i)).write_bytes(layer)
+        return tmp / '199'
+    return make
+
+
 def compressed(kind):
     def make(tmp):
         """The largest clusters, compressed, over an encrypted base."""
@@ -102,27 +162,103 @@ def many_tables(tmp):
 
 
 IMAGES = {'full': full, 'large': large, 'small-clusters': small_clusters,
-          'deflated': compressed('zlib'), 'zstd': compressed('zstd'), 'long-chain': long_chain, 'many-tables': many_tables}
+          'deflated': compressed('zlib'), 'zstd': compressed('zstd'), 'long-chain': long_chain,
+          'many-tables': many_tables, 'full-tables': full_tables, 'deep-qcow': deep('qcow'),
+          'deep-qcow2': deep('qcow2')}
 OPTIONS = [['--verify'], ['--target-format', 'qcow2', '--verify'], ['--keep-chain', '--verify'],
            ['--salvage', '--resume', '--verify'], ['--json', '--no-digest']]
 
 
-@pytest.mark.parametrize('name, options', [
-    (name, OPTIONS[(i + n) % len(OPTIONS)]) for i, name in enumerate(IMAGES)
-    for n in (0, 2)] + [("many-tables", OPTIONS[2])])
-def test_memory_stays_below_64_mb(tmp, name, options):
-    image = IMAGES[name](tmp)
-    (tmp / 'key').write_text(PASSWORD)
+def run_measured(tmp, *argv):
     # A child's peak counts from its parent's memory on, so the parent is a small one.
     measure = ('import os, sys; pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); '
                '_, status, usage = os.wait4(pid, 0); '
                'print(status, usage.ru_maxrss, file=sys.stderr)')
-    r = quoin.run(sys.executable, '-ISc', measure, quoin.QUOIN, 'rescue', '-q',
-                  '--accept-unverified-key', '--key-file', tmp / 'key', *options, image,
-                  tmp / 'out', tmp=tmp, limit=60)
+    r = quoin.run(sys.executable, '-ISc', measure, quoin.QUOIN, *argv, tmp=tmp, limit=60)
     status, kib = map(int, r.err.split()[-2:])
     assert status == 0, r.err
     assert kib * 1024 < MOST
+    return r.out
+
+
+def rescue_measured(tmp, image, *options):
+    (tmp / 'key').write_text(PASSWORD)
+    return run_measured(tmp, 'rescue', '-q', '--accept-unverified-key', '--key-file', tmp / 'key',
+                        *options, image, tmp / 'out')
+
+
+@pytest.mark.parametrize('name, options', [
+    (name, OPTIONS[(i + n) % len(OPTIONS)]) for i, name in enumerate(list(IMAGES)[:7])
+    for n in (0, 2)] + [('many-tables', OPTIONS[2])])
+def test_memory_stays_below_64_mb(tmp, name, options):
+    rescue_measured(tmp, IMAGES[name](tmp), *options)
+
+
+@pytest.mark.parametrize('name', ['deep-qcow', 'deep-qcow2', 'full-tables'])
+def test_tables_of_all_layers_stay_below_64_mb(tmp, name):
+    rescue_measured(tmp, IMAGES[name](tmp))
+
+
+@pytest.mark.parametrize('name', ['deep-qcow2', 'full-tables'])
+def test_tables_of_kept_layers_stay_below_64_mb(tmp, name):
+    rescue_measured(tmp, IMAGES[name](tmp), '--keep-chain')
+
+
+def test_tables_in_pieces_lead_to_the_same_data(tmp):
+    out = tmp / 'out'
+    rescue_measured(tmp, full_tables(tmp))
+    with open(out, 'rb') as f:
+        assert f.read(512) == TEXT * 32 and f.read(65536) == b'A' * 65536
+        for at in range(STEP, FULL, STEP):
+            assert os.pread(f.fileno(), 1024, at) == TEXT * 32 + bytes(512)
+            assert f.seek(at - 4096, os.SEEK_DATA) in (at - 4096, at)
+    assert out.stat().st_size == FULL
+
+
+def many_names(tmp, kind):
+    """65,535 internal snapshots or bitmaps, with the longest names that fit into 64 MiB."""
+    image = create(tmp, 'qcow2', tmp / 'image', '1M')
+    entries, n = bytearray(), 65535
+    for i in range(n):
+        name = (b'%d ' % i).ljust(900, b'n')
+        if kind == 'snapshots':
+            entries += struct.pack('>QIHHIIQIIQQ2s', 0, 0, 2, len(name), 0, 0, 0, 0, 16, 0, MIB,
+                                   b'id')
+        else:
+            entries += struct.pack('>QIIBBHI', 65536, 1, 0, 1, 16, len(name), 0)
+        entries += name
+        entries += bytes(-len(entries) % 8)
+    with open(image, 'r+b') as f:
+        at = f.seek(0, os.SEEK_END) + 65535 & ~65535
+        os.pwrite(f.fileno(), entries + bytes(-len(entries) % 65536), at)
+        if kind == 'snapshots':
+            os.pwrite(f.fileno(), struct.pack('>IQ', n, at), 60)
+        else:
+            end = int.from_bytes(os.pread(f.fileno(), 4, 100), 'big')
+            while int.from_bytes(os.pread(f.fileno(), 4, end), 'big'):
+                end += 8 + (int.from_bytes(os.pread(f.fileno(), 4, end + 4), 'big') + 7 & ~7)
+            extension = struct.pack('>IIIIQQQ', 0x23852875, 24, n, 0, len(entries), at, 0)
+            os.pwrite(f.fileno(), extension, end)
+            os.pwrite(f.fileno(), struct.pack('>Q', 1), 88)
+    return image
+
+
+@pytest.mark.parametrize('kind', ['snapshots', 'bitmaps'])
+def test_names_by_the_ten_thousand_take_no_memory(tmp, kind):
+    image = many_names(tmp, kind)
+    run_measured(tmp, 'info', image)
+    found = json.loads(run_measured(tmp, 'info', '--json', image))[kind]
+    assert len(found) == 65535 and found[65000]['name'].startswith('65000 nnn')
+    rescue_measured(tmp, image, '--json')
+
+
+def test_keys_of_many_mebibytes_are_refused(tmp):
+    image = standard(tmp, 'qcow2')[1]
+    with open(tmp / 'key', 'wb') as f:
+        f.truncate(8 * MIB)
+    r = quoin.run(quoin.QUOIN, 'rescue', *['--key-file', tmp / 'key'] * 3, image, tmp / 'out',
+                  tmp=tmp)
+    assert r.status == 1 and 'The keys are longer than 16777216 bytes in all' in r.err
 
 
 def test_a_disk_with_nothing_in_it_takes_no_time(tmp):
