@@ -14,8 +14,8 @@ import nbdserver
 import peers
 import pytest
 import quoin
-from rescuekit import (MIB, PASSWORD, content, encrypt, need_libnbd, noise, rescue, same,
-                       small_file_system, standard)
+from rescuekit import (MIB, PASSWORD, content, create, encrypt, image_opts, need_libnbd, noise,
+                       rescue, same, secret, small_file_system, standard)
 
 pytestmark = pytest.mark.skipif(not peers.QEMU_IMG, reason='no qemu-img is installed')
 
@@ -92,6 +92,32 @@ def test_a_reader_that_does_not_read(tmp, kind, sig):
     os.close(ours)
     assert readable and status == -sig, err
     assert 'interrupted, a part of the disk was written' in err
+
+
+def test_nobody_writes_to_the_source_meanwhile(tmp):
+    """QEMU's locks keep it away from each layer, until the run ends."""
+    base = encrypt(tmp, 'qcow2', noise(tmp / 'plain', 8 * MIB), tmp / 'base')
+    image = create(tmp, 'qcow2-luks', tmp / 'image', '8M',
+                   more=',backing_file=%s,backing_fmt=qcow2' % base)
+    ours, theirs = os.pipe()
+    p = begin(tmp, '--accept-unverified-key', image, '-', stdout=theirs)
+    os.close(theirs)
+    readable = bool(select.select([ours], [], [], quoin.LIMIT)[0])
+
+    def tries():
+        below = image_opts('qcow2', base, prefix='backing.')
+        for opts in (image_opts('qcow2', base), '%s,%s' % (image_opts('qcow2-luks', image), below)):
+            r = quoin.run(peers.QEMU_IO, *secret(), '--image-opts', opts, '-c', 'write 0 512',
+                          tmp=tmp)
+            yield r.out + r.err
+    locked = list(tries())
+    end(p, signal.SIGTERM)
+    os.close(ours)
+    assert readable
+    assert all('Failed to get "write" lock' in text for text in locked), locked
+    for path in (base, image):
+        quoin.wait_for_locks(path)
+    assert all('wrote 512/512 bytes' in text for text in tries())
 
 
 @pytest.mark.parametrize('kind', ['pipe', 'socket', 'pipe that does not block'])
