@@ -140,7 +140,8 @@ struct driver {
 	/* Images hold internal snapshots (block/snapshot.h). Optional. */
 	const struct snapshot_ops *snapshots;
 	/* Fill the driver's part of ImageInfo: cluster_size, dirty_flag, backing
-	 * names, format_specific, snapshots. Optional. */
+	 * names, format_specific, snapshots. Optional; that of a filter is then
+	 * node_info_above() its child. */
 	int (*info)(struct node *n, struct ImageInfo *info, struct error **errp);
 	/* blockdev-create: make what opts describe (a file; a format into the node
 	 * that opts name).  Atomic where the driver makes a file: on failure it is gone
@@ -265,6 +266,10 @@ int node_open_driver(const struct driver *driver, const char *name, void *arg,
 /* In driver->open, instead of opener_child(): use an open node as a child. */
 int node_attach(struct node *n, struct node *child, const char *edge_name, unsigned role,
 		struct edge **ret_edge, struct error **errp);
+
+/* For an info function: the part of what n's says that holds for a node over n which
+ * shows the same, too: cluster size and dirty flag.  0 or -1. */
+int node_info_above(struct node *n, struct ImageInfo *info, struct error **errp);
 
 /* The table of all drivers (block/drivers.c). */
 const struct driver *driver_find(const char *name);

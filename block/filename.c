@@ -62,36 +62,6 @@ put_part(FILE *out, const struct BlockdevOptionsRaw *o)
 		fprintf(out, "\"size\": %" PRId64 ", ", o->size);
 }
 
-/* The options that would open n again, as JSON. */
-static void
-put_options(FILE *out, const struct node *n, bool with_backing)
-{
-	const struct edge *e;
-
-	fputc('{', out);
-	if (is_part(n))
-		put_part(out, &n->options->u.raw);
-	if (is_special_null(n))
-		put_null(out, &n->options->u.null_co);
-	if (with_backing && !n->backing)
-		fputs("\"backing\": null, ", out);
-	LIST_FOREACH(e, &n->edges, in_parent) {
-		if (!e->child || (e->role & ROLE_COW && !with_backing))
-			continue;
-		put_string(out, e->use.name);
-		fputs(": ", out);
-		put_options(out, e->child, false);
-		fputs(", ", out);
-	}
-	fputs("\"driver\": ", out);
-	put_string(out, n->driver->name);
-	if (node_is_protocol(n) && strcmp(n->driver->name, "null-co") != 0) {
-		fputs(", \"filename\": ", out);
-		put_string(out, node_filename(n));
-	}
-	fputc('}', out);
-}
-
 char *
 filename_of_named_backing(const struct node *n, const char *backing)
 {
@@ -119,34 +89,63 @@ backing_overridden(const struct node *n, const struct ImageInfo *info)
 	return strcmp(named, under ? node_filename(under) : "") != 0;
 }
 
-/* Is its file's name too little to tell what n shows? */
+/* The same for a node that is only a part of what is named. */
 static bool
-needs_options(const struct node *n)
+is_overridden(struct node *n)
 {
-	return is_special_null(n) || is_part(n);
+	struct ImageInfo *info;
+	bool overridden = false;
+
+	if (!(n->driver->caps & DRIVER_BACKING) || !n->driver->info)
+		return false;
+	info = calloc(1, sizeof(*info));
+	if (info && n->driver->info(n, info, NULL) == 0) {
+		if (info->backing_filename)
+			info->full_backing_filename =
+				filename_of_named_backing(n, info->backing_filename);
+		overridden = backing_overridden(n, info);
+	}
+	ImageInfo_free(info);
+	return overridden;
 }
 
-/* What n's file is called, however many such nodes lie between. */
+/* The options that would open n again, as JSON. */
+static void
+put_options(FILE *out, const struct node *n, bool with_backing)
+{
+	const struct edge *e;
+
+	fputc('{', out);
+	if (is_part(n))
+		put_part(out, &n->options->u.raw);
+	if (is_special_null(n))
+		put_null(out, &n->options->u.null_co);
+	if (with_backing && !n->backing)
+		fputs("\"backing\": null, ", out);
+	LIST_FOREACH(e, &n->edges, in_parent) {
+		if (!e->child || (e->role & ROLE_COW && !with_backing))
+			continue;
+		put_string(out, e->use.name);
+		fputs(": ", out);
+		put_options(out, e->child, is_overridden(e->child));
+		fputs(", ", out);
+	}
+	fputs("\"driver\": ", out);
+	put_string(out, n->driver->name);
+	if (node_is_protocol(n) && strcmp(n->driver->name, "null-co") != 0) {
+		fputs(", \"filename\": ", out);
+		put_string(out, node_filename(n));
+	}
+	fputc('}', out);
+}
+
 static char *
-filename_of_child(const struct node *n)
+name_of(struct node *n, bool overridden)
 {
-	struct node *child = n->file->child;
-
-	while (child->driver->caps & DRIVER_CHILDS_NAME)
-		child = child->file->child;
-	return needs_options(child) ? filename_of(child, NULL) : strdup(node_filename(n));
-}
-
-char *
-filename_of(struct node *n, const struct ImageInfo *info)
-{
-	bool overridden = backing_overridden(n, info);
 	char *text = NULL;
 	size_t size;
 	FILE *out;
 
-	if (n->driver->caps & DRIVER_CHILDS_NAME && n->file)
-		return filename_of_child(n);
 	if (node_is_protocol(n) && !is_special_null(n))
 		return strdup(node_filename(n));
 	if (n->file && n->file->child && node_is_protocol(n->file->child) &&
@@ -162,4 +161,16 @@ filename_of(struct node *n, const struct ImageInfo *info)
 		return text;
 	free(text);
 	return NULL;
+}
+
+char *
+filename_of(struct node *n, const struct ImageInfo *info)
+{
+	bool overridden = backing_overridden(n, info);
+
+	if (!(n->driver->caps & DRIVER_CHILDS_NAME && n->file))
+		return name_of(n, overridden);
+	while (n->driver->caps & DRIVER_CHILDS_NAME && n->file)
+		n = n->file->child;
+	return name_of(n, is_overridden(n));
 }

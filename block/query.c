@@ -4,11 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "block/driver.h"
 #include "block/filename.h"
 #include "block/graph.h"
 #include "block/node.h"
+#include "block/snapshot.h"
 #include "schema/types.h"
 
 static int
@@ -60,6 +62,55 @@ allocated_size(struct node *n, uint64_t *ret_bytes)
 	return err;
 }
 
+/* A filter that says nothing itself is asked for what is below. */
+static int
+driver_info(struct node *n, struct ImageInfo *i, struct error **errp)
+{
+	struct node *child = node_filtered(n);
+
+	if (n->driver->info)
+		return n->driver->info(n, i, errp);
+	return child ? node_info_above(child, i, errp) : 0;
+}
+
+int
+node_info_above(struct node *n, struct ImageInfo *info, struct error **errp)
+{
+	struct ImageInfo *own = calloc(1, sizeof(*own));
+	int r;
+
+	if (!own)
+		return no_memory(errp);
+	r = driver_info(n, own, errp);
+	info->has_dirty_flag = own->has_dirty_flag;
+	info->dirty_flag = own->dirty_flag;
+	info->has_cluster_size = own->has_cluster_size;
+	info->cluster_size = own->cluster_size;
+	ImageInfo_free(own);
+	return r;
+}
+
+/* Those of the node that holds them for n. */
+static int
+add_snapshots(struct node *n, struct ImageInfo *i, struct error **errp)
+{
+	struct node *holder = snapshot_holder(n);
+	struct ImageInfo *own;
+	int r;
+
+	if (!holder || holder == n)
+		return 0;
+	own = calloc(1, sizeof(*own));
+	if (!own)
+		return no_memory(errp);
+	node_pin(holder);
+	r = driver_info(holder, own, errp);
+	node_unpin(holder);
+	i->snapshots = STEAL(own->snapshots);
+	ImageInfo_free(own);
+	return r;
+}
+
 static int
 fill_image(struct node *n, struct ImageInfo *i, struct error **errp)
 {
@@ -71,7 +122,7 @@ fill_image(struct node *n, struct ImageInfo *i, struct error **errp)
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)bytes;
 	}
-	if (n->driver->info && n->driver->info(n, i, errp) < 0)
+	if (driver_info(n, i, errp) < 0 || add_snapshots(n, i, errp) < 0)
 		return -1;
 	if (i->backing_filename && !i->full_backing_filename)
 		i->full_backing_filename =
@@ -81,13 +132,20 @@ fill_image(struct node *n, struct ImageInfo *i, struct error **errp)
 	return i->format && i->filename ? 0 : no_memory(errp);
 }
 
+/* What n shows where it has nothing of its own. */
+static struct node *
+below(const struct node *n)
+{
+	return node_is_filter(n) ? node_filtered(n) : node_backing(n);
+}
+
 /* n's image and, unless flat, those below it; *depth counts the latter. */
 static int
 query_image(struct node *n, bool flat, int64_t *depth, struct ImageInfo **ret_image,
 	    struct error **errp)
 {
 	struct ImageInfo *i = calloc(1, sizeof(*i));
-	struct node *under = flat ? NULL : node_backing(n);
+	struct node *under = flat ? NULL : below(n);
 	int r;
 
 	if (!i)
@@ -108,10 +166,25 @@ query_image(struct node *n, bool flat, int64_t *depth, struct ImageInfo **ret_im
 	return 0;
 }
 
+/* As its image is named where it is asked for itself. */
+static int
+name_backing(struct node *under, struct BlockDeviceInfo *d, struct error **errp)
+{
+	struct ImageInfo *image = d->image->backing_image, *alone = NULL;
+	int64_t depth = 0;
+
+	if (!image && query_image(under, true, &depth, &alone, errp) < 0)
+		return -1;
+	d->backing_file = strdup((image ? image : alone)->filename);
+	ImageInfo_free(alone);
+	return d->backing_file ? 0 : no_memory(errp);
+}
+
 static int
 fill_node(struct node *n, bool flat, struct BlockDeviceInfo *d, struct error **errp)
 {
 	struct node *under = node_backing(n);
+	int r = 0;
 
 	d->node_name = strdup(n->name);
 	d->drv = strdup(n->driver->name);
@@ -128,12 +201,13 @@ fill_node(struct node *n, bool flat, struct BlockDeviceInfo *d, struct error **e
 	d->cache->no_flush = n->no_flush;
 	if (dirty_query(n, &d->dirty_bitmaps) < 0)
 		return no_memory(errp);
-	if (under) {
-		d->backing_file = strdup(node_filename(under));
-		if (!d->backing_file)
-			return no_memory(errp);
-	}
-	if (query_image(n, flat, &d->backing_file_depth, &d->image, errp) < 0)
+	if (under)
+		node_pin(under);
+	r = query_image(n, flat, &d->backing_file_depth, &d->image, errp);
+	if (!r && under)
+		r = name_backing(under, d, errp);
+	node_unpin(under);
+	if (r < 0)
 		return -1;
 	d->file = strdup(d->image->filename);
 	return d->file ? 0 : no_memory(errp);

@@ -60,7 +60,7 @@ raw_open(struct node *n, struct opener *op, struct error **errp)
 		return -1;
 	r->offset = o->has_offset ? (uint64_t)o->offset : 0;
 	r->has_size = o->has_size;
-	r->is_part = o->has_offset || o->has_size;
+	r->is_part = r->offset || o->has_size;
 	if (opener_child(op, n, o->file, "file",
 			 ROLE_PRIMARY | (r->is_part ? ROLE_DATA : ROLE_FILTERED), &file,
 			 errp) < 0)
@@ -154,22 +154,7 @@ raw_truncate(struct node *n, uint64_t size, bool exact, enum prealloc prealloc,
 static int
 raw_info(struct node *n, struct ImageInfo *info, struct error **errp)
 {
-	struct node *file = n->file->child;
-	struct ImageInfo *below;
-	int r;
-
-	if (!file->driver->info)
-		return 0;
-	below = calloc(1, sizeof(*below));
-	if (!below)
-		return error_set(errp, "Cannot allocate memory");
-	r = file->driver->info(file, below, errp);
-	info->has_dirty_flag = below->has_dirty_flag;
-	info->dirty_flag = below->dirty_flag;
-	info->has_cluster_size = below->has_cluster_size;
-	info->cluster_size = below->cluster_size;
-	ImageInfo_free(below);
-	return r;
+	return node_info_above(n->file->child, info, errp);
 }
 
 /* The defaults for storage ask for more than raw needs: it writes only where it

@@ -13,9 +13,8 @@
 
 enum { NAME_LEN_MAX = 255 };	/* what is longer is cut, as QEMU does */
 
-/* The node that holds the snapshots of n, which must store all it has in there. */
-static struct node *
-holder_of(struct node *n)
+struct node *
+snapshot_holder(struct node *n)
 {
 	while (n && !n->driver->snapshots) {
 		struct node *child = NULL;
@@ -74,7 +73,7 @@ int
 node_snapshot_take(struct node *n, const char *name, struct error **errp)
 {
 	CLEANUP(cleanup_free) char *cut = strndup(name, NAME_LEN_MAX);
-	struct node *holder = holder_of(n);
+	struct node *holder = snapshot_holder(n);
 	struct change c;
 	int r;
 
@@ -134,7 +133,7 @@ int
 node_snapshot_drop(struct node *n, const char *id, const char *name,
 		   struct SnapshotInfo **ret_info, struct error **errp)
 {
-	struct node *holder = holder_of(n);
+	struct node *holder = snapshot_holder(n);
 	struct change c;
 	int r = change_begin(&c, &holder, 1, errp);
 

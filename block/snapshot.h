@@ -26,6 +26,10 @@ struct snapshot_ops {
 	int (*drop)(struct node *n, const char *id, const char *name, struct error **errp);
 };
 
+/* The node that holds the snapshots of n: n or one below it, NULL if there is none.
+ * Borrowed. */
+struct node *snapshot_holder(struct node *n);
+
 int node_snapshot_take(struct node *n, const char *name, struct error **errp);
 /* id and name: NULL where they do not matter, but not both.  What was dropped is
  * told; the caller frees. */

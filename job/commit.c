@@ -313,6 +313,8 @@ commit_prepare(struct job *j, struct error **errp)
 
 	if (!s->pivot)
 		return 0;
+	if (commit_top_gather(s->filter, errp) < 0)
+		return -EIO;
 	if (end_to_see(s) > s->end) {
 		error_set(errp, "An image above '%s' has grown, and would show what '%s' holds "
 			  "behind the end of '%s'; start the commit again",

@@ -198,7 +198,7 @@ commit_top_child_perm(struct node *n, struct edge *e, unsigned role, perm_set pe
 static const struct driver commit_top_driver = {
 	.name = "commit_top",
 	.caps = DRIVER_FILTER | DRIVER_FUA | DRIVER_ZERO_UNMAP | DRIVER_ZERO_FAST |
-		DRIVER_MERGES,
+		DRIVER_MERGES | DRIVER_CHILDS_NAME,
 	.state_size = sizeof(struct commit_top),
 	.close = commit_top_close,
 	.read = commit_top_read,
@@ -450,6 +450,12 @@ rename_backing(struct node *filter, const char *file, const char *fmt,
 		r = node_change_backing_file(o.nodes[i], file, fmt, errp);
 	drop_overlays(&o);
 	return r;
+}
+
+int
+commit_top_gather(struct node *filter, struct error **errp)
+{
+	return node_insert_above(filter->file->child, filter, errp);
 }
 
 int

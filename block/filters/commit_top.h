@@ -11,9 +11,9 @@
  *
  * After FINAL the users of top may be moved to base at any time.
  *
- * Context    new, pivot, remove: coroutine on loop 0.  The rest: coroutine, any
+ * Context    new, gather, pivot, remove: coroutine on loop 0.  The rest: coroutine, any
  *            loop; within root_enter() of a root on the filter.
- * Errors     new, pivot, remove: 0 or -1 with *errp; the rest 0 or -errno.
+ * Errors     new, gather, pivot, remove: 0 or -1 with *errp; the rest 0 or -errno.
  */
 #ifndef BLOCK_FILTERS_COMMIT_TOP_H
 #define BLOCK_FILTERS_COMMIT_TOP_H
@@ -66,6 +66,8 @@ int commit_top_overlays(struct node *n, struct node ***ret, size_t *ret_count);
 /* The size of the largest image above that shows what is below, 0 if there is none.
  * Loop 0. */
 uint64_t commit_top_reach(const struct node *filter);
+/* Let those who have come to top meanwhile use the filter, so that they go along. */
+int commit_top_gather(struct node *filter, struct error **errp);
 /* Let all users of the filter use base.  Images above that name a layer as their
  * backing file get `file` and `fmt` in their headers instead. */
 int commit_top_pivot(struct node *filter, const char *file, const char *fmt,

@@ -104,7 +104,7 @@ qcow2_info(struct node *n, struct ImageInfo *info, struct error **errp)
 		info->backing_filename = strdup(q->backing_name);
 		r = info->backing_filename ? 0 : -1;
 	}
-	if (!r && q->backing_format) {
+	if (!r && info->backing_filename && q->backing_format) {
 		info->backing_filename_format = strdup(q->backing_format);
 		r = info->backing_filename_format ? 0 : -1;
 	}

@@ -115,6 +115,53 @@ def test_query(pair, flat):
     pair.each(query)
 
 
+@pytest.mark.parametrize('flat', [True, False])
+def test_query_of_views(pair, flat):
+    """Filters, parts, and formats on formats tell of what is below them."""
+    pair.prepare(make_disks)
+    pair.prepare(lambda folder: images.qcow2(folder / 'top.qcow2', '8M',
+                                             (folder / 'disk.qcow2', 'qcow2')))
+    top = {'driver': 'file', 'filename': 'DIR/top.qcow2'}
+    part = {'driver': 'raw', 'file': FILE, 'read-only': True, 'offset': 512, 'node-name': 'part'}
+    for options in (
+            part,
+            {'driver': 'raw', 'file': {'driver': 'qcow2', 'node-name': 'inner', 'file': QCOW2},
+             'node-name': 'whole'},
+            {'driver': 'compress', 'node-name': 'compress', 'file': {
+                'driver': 'qcow2', 'node-name': 'top', 'backing': 'part', 'file': top}},
+            {'driver': 'null-co', 'node-name': 'target', 'size': 8 << 20},
+            {'driver': 'copy-before-write', 'node-name': 'cbw', 'file': 'whole',
+             'target': 'target'}):
+        pair.ask('blockdev-add', options)
+    pair.ask('blockdev-snapshot-internal-sync', {'device': 'compress', 'name': 's'})
+    pair.ask('change-backing-file', {'device': 'compress', 'image-node-name': 'top',
+                                     'backing-file': ''})
+
+    def image(i):
+        i.pop('actual-size', None)
+        i['filename'] = i['filename'].startswith('json:') or i['filename']
+        snapshots = [s['name'] for s in i.pop('snapshots', [])]
+        below = image(i['backing-image']) if 'backing-image' in i else None
+        return {k: v for k, v in i.items() if k not in ('backing-image', 'format-specific')}, \
+            snapshots, below
+
+    def query(side):
+        reply = side.ask('query-named-block-nodes', {'flat': flat})['return']
+        names = ('part', 'inner', 'whole', 'compress', 'top', 'cbw')
+        return [(n['node-name'], n['backing_file_depth'], image(n['image']),
+                 n.get('backing_file', '')[:5])
+                for n in sorted(reply, key=lambda n: n['node-name']) if n['node-name'] in names]
+    pair.each(query)
+
+
+def test_a_part_from_the_start_to_the_end_is_the_whole(pair):
+    """An offset of 0 alone: others may have the file as if it were not there."""
+    pair.prepare(make_disks)
+    pair.ask('blockdev-add', {'driver': 'raw', 'node-name': 'a', 'file': QCOW2, 'offset': 0})
+    pair.ask('blockdev-add', {'driver': 'qcow2', 'node-name': 'b', 'file': QCOW2})
+    pair.ask('blockdev-add', {'driver': 'raw', 'node-name': 'c', 'file': QCOW2, 'offset': 512})
+
+
 RESIZE = [{}, {'node-name': 'none', 'size': 1}, {'node-name': 'q', 'size': -1},
           {'node-name': 'q'}, {'node-name': 'q', 'size': 16 << 20},
           {'node-name': 'q', 'size': 1000}, {'node-name': 'ro', 'size': 2 << 20},

@@ -490,6 +490,41 @@ CHAIN_CASE(the_active_layer_goes_down_and_the_guest_with_it)
 	check_guest(c);
 }
 
+/* Readers that came to top when the filter was above it already. */
+static void
+follow_top(struct chain *c, const char *top)
+{
+	unsigned i = top ? 2 : 3;
+	struct block_commit_args a = commit(top, names[i - 1]);
+	struct root *reader;
+
+	if (top)
+		a.has_auto_finalize = true;
+	MUST(commit_start(&a, &err));
+	wait_for_job("c", top ? JOB_STATUS_PENDING : JOB_STATUS_READY);
+	reader = must_root(c->node[i], PERM_CONSISTENT_READ, PERM_ALL);
+	if (top) {
+		MUST(job_user_finalize(job_find("c", NULL), &err));
+		wait_for_job("c", JOB_STATUS_NULL);
+	} else {
+		complete();
+	}
+	assert_string_equal(seen.text, "");
+	assert_ptr_equal(root_node(reader), c->node[i - 1]);
+	root_free(reader);
+	check_guest(c);
+}
+
+CHAIN_CASE(who_came_to_the_active_layer_later_goes_along)
+{
+	follow_top(c, NULL);
+}
+
+CHAIN_CASE(who_came_to_the_middle_later_goes_along)
+{
+	follow_top(c, "mid");
+}
+
 /* A layer that is written to while the next one stands on it. */
 CHAIN_CASE(what_a_short_layer_with_a_writer_hides_stays_hidden)
 {
@@ -802,6 +837,8 @@ main(void)
 		CO_TEST(read_errors_are_tried_again_if_told_so),
 		CO_TEST(nobody_else_may_write_to_the_base),
 		CO_TEST(the_active_layer_goes_down_and_the_guest_with_it),
+		CO_TEST(who_came_to_the_active_layer_later_goes_along),
+		CO_TEST(who_came_to_the_middle_later_goes_along),
 		CO_TEST(what_a_short_layer_with_a_writer_hides_stays_hidden),
 		CO_TEST(nobody_may_write_to_the_active_layer_past_the_job),
 		CO_TEST(a_ready_commit_that_is_cancelled_softly_keeps_the_active_layer),
