@@ -135,6 +135,31 @@ def test_subclusters_that_are_not_stored_show_the_base(tmp):
     assert same(content(tmp / 'flat'), bytes(want))
 
 
+@pytest.mark.parametrize('more', [(), ('--target-format', 'qcow2', '--compress', 'zstd'),
+                                  ('--salvage', '--resume')])
+def test_a_large_disk_has_larger_clusters_and_the_same_data(tmp, more):
+    """20 GiB in clusters of 512 bytes, of which a layer has single ones."""
+    base = create(tmp, 'qcow2', tmp / 'base', '20G', more=',cluster_size=512')
+    write(tmp, image_opts('qcow2', base), 'write -P 65 0 64k', 'write -P 66 10M 64k',
+          'write -P 67 19G 64k')
+    top = create(tmp, 'qcow2', tmp / 'top', '20G', more=',cluster_size=512,backing_file=base,'
+                 'backing_fmt=qcow2')
+    opts = image_opts('qcow2', top) + ',' + image_opts('qcow2', base, prefix='backing.')
+    write(tmp, opts, 'write -P 68 512 512', 'write -P 69 3072 512', 'write -z 10486272 512',
+          'write -z 11M 512', 'write -P 70 20401095168 512', 'write -P 71 15G 1k')
+    r = rescue(tmp, '--keep-chain', '--verify', '--accept-unverified-key', *more, top, tmp / 'out')
+    assert r.status == 0, r.err
+    for name, shown in (('top', opts), ('base', image_opts('qcow2', base))):
+        out = tmp / 'out' / name
+        assert info(tmp, out)['cluster-size'] == 1024
+        qemu_img(tmp, 'check', '-f', 'qcow2', out)
+        r = qemu_img(tmp, 'compare', *secret(), '--image-opts', shown,
+                     'driver=qcow2,file.filename=%s' % out)
+        assert 'identical' in r.out
+    assert allocation(tmp, 'driver=qcow2,backing=,file.filename=%s' % (tmp / 'out/top')) \
+        .keys() == {at >> 16 for at in (0, 10485760, 11 << 20, 15 << 30, 19 << 30)}
+
+
 def test_namesakes_are_told_apart_and_colons_are_no_protocol(tmp):
     (tmp / 'a').mkdir()
     (tmp / 'b').mkdir()
