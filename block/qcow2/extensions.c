@@ -240,11 +240,20 @@ qcow2_ext_add_names(struct qcow2_exts *x)
 }
 
 void
-qcow2_ext_done(struct qcow2_exts *x)
+qcow2_ext_forget(struct qcow2_exts *x)
 {
 	for (size_t i = 0; i < x->n; i++)
 		free(x->list[i].data);
 	free(x->list);
+	x->list = NULL;
+	x->n = x->features_len = 0;
+	x->features = NULL;
+}
+
+void
+qcow2_ext_done(struct qcow2_exts *x)
+{
+	qcow2_ext_forget(x);
 	free(x->backing_format);
 	free(x->data_file);
 	memset(x, 0, sizeof(*x));

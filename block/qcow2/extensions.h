@@ -68,6 +68,8 @@ size_t qcow2_ext_encode(const struct qcow2_exts *x, uint8_t *buf, size_t max);
 /* The feature name table that images made here carry. */
 int qcow2_ext_add_names(struct qcow2_exts *x);
 
+/* Forget what is not known here, and only kept to be written back. */
+void qcow2_ext_forget(struct qcow2_exts *x);
 void qcow2_ext_done(struct qcow2_exts *x);
 
 #endif

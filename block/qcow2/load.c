@@ -266,6 +266,8 @@ qcow2_load(struct qcow2 *q, uint32_t slice, struct error **errp)
 	if (load_tables(q, errp) || qcow2_ext_decode(&q->header, &q->exts, errp) ||
 	    (!q->checking && !q->table_memory && qcow2_snapshots_read(q, errp)))
 		goto fail;
+	if (q->table_memory)
+		qcow2_ext_forget(&q->exts);
 	if (q->exts.backing_format && q->backing_name) {
 		q->backing_format = strdup(q->exts.backing_format);
 		if (!q->backing_format) {

@@ -121,6 +121,23 @@ def deep(kind):
     return make
 
 
+def long_headers(tmp):
+    """The longest chain; in each layer nearly 2 MiB of header extensions that nobody knows."""
+    create(tmp, 'qcow2', tmp / '000', '1M')
+    write(tmp, image_opts('qcow2', tmp / '000'), 'write -P 65 0 64k')
+    size = 2 * MIB
+    unknown = struct.pack('>II', 0x12345678, 65528) + bytes(8 * [255]) * 8191
+    for i in range(1, 200):
+        head = struct.pack('>4sIQIIQIIQQIIQQQQIIII8s', b'QFI\xfb', 3, size - 512, 3, 21, MIB, 0, 1,
+                           size, 2 * size, 1, 0, 0, 0, 0, 0, 4, 104, 0xe2792aca, 5, b'qcow2')
+        with open(tmp / ('%03d' % i), 'wb') as f:
+            f.write(head + unknown * 31)
+            f.seek(size - 512)
+            f.write(b'%03d' % (i - 1))
+            f.truncate(3 * size)
+    return tmp / '199'
+
+
 def compressed(kind):
     def make(tmp):
         """The largest clusters, compressed, over an encrypted base."""
@@ -153,7 +170,8 @@ def many_tables(tmp):
     first = tmp / 'first'
     qemu_img(tmp, 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', first, '64M')
     commands = ''.join('write -P 67 %dk 512\n' % at for at in range(0, 65536, 32))
-    quoin.run(peers.QEMU_IO, '-t', 'unsafe', '-f', 'qcow2', first, tmp=tmp, stdin=commands, check=True)
+    quoin.run(peers.QEMU_IO, '-t', 'unsafe', '-f', 'qcow2', first, tmp=tmp, stdin=commands,
+              check=True)
     for i in range(1, 20):
         shutil.copy(first, tmp / str(i))
         qemu_img(tmp, 'rebase', '-u', '-f', 'qcow2', '-b', below, '-F', 'qcow2', tmp / str(i))
@@ -164,7 +182,7 @@ def many_tables(tmp):
 IMAGES = {'full': full, 'large': large, 'small-clusters': small_clusters,
           'deflated': compressed('zlib'), 'zstd': compressed('zstd'), 'long-chain': long_chain,
           'many-tables': many_tables, 'full-tables': full_tables, 'deep-qcow': deep('qcow'),
-          'deep-qcow2': deep('qcow2')}
+          'deep-qcow2': deep('qcow2'), 'long-headers': long_headers}
 OPTIONS = [['--verify'], ['--target-format', 'qcow2', '--verify'], ['--keep-chain', '--verify'],
            ['--salvage', '--resume', '--verify'], ['--json', '--no-digest']]
 
@@ -194,7 +212,7 @@ def test_memory_stays_below_64_mb(tmp, name, options):
     rescue_measured(tmp, IMAGES[name](tmp), *options)
 
 
-@pytest.mark.parametrize('name', ['deep-qcow', 'deep-qcow2', 'full-tables'])
+@pytest.mark.parametrize('name', ['deep-qcow', 'deep-qcow2', 'full-tables', 'long-headers'])
 def test_tables_of_all_layers_stay_below_64_mb(tmp, name):
     rescue_measured(tmp, IMAGES[name](tmp))
 
