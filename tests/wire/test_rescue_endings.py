@@ -66,6 +66,7 @@ def test_a_server_that_does_not_greet(tmp, sig):
     assert 'interrupted, nothing was left behind' in err
 
 
+@pytest.mark.io
 @pytest.mark.parametrize('sig', SIGNALS)
 def test_a_server_that_does_not_answer(tmp, sig):
     """Neither requests nor the wish to disconnect."""
@@ -80,6 +81,7 @@ def test_a_server_that_does_not_answer(tmp, sig):
     assert 'interrupted, the target is half written' in err
 
 
+@pytest.mark.io
 @pytest.mark.parametrize('sig', SIGNALS)
 @pytest.mark.parametrize('kind', ['pipe', 'socket'])
 def test_a_reader_that_does_not_read(tmp, kind, sig):
