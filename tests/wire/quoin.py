@@ -242,12 +242,17 @@ class Daemon:
         if qmp:
             self.argv += ['--chardev', 'socket,id=qmp,path=%s,server=on,wait=off' % self.path,
                           '--monitor', 'chardev=qmp']
-        # The peer's socket is there before its monitor is, and what a client sends in
-        # between is lost here and there; its pid file comes behind both.
-        self.ready_path = None
+        # The peer's socket is there before its monitor is, and who comes in between is
+        # greeted twice or not heard.  It sets monitors up one after the other: when it
+        # greets by this one, which it connects itself, the one before it is there.
+        self.ready = None
         if qmp and self.program != QUOIND:
-            self.ready_path = '%s/peer%d.pid' % (tmp, Daemon.count)
-            self.argv += ['--pidfile', self.ready_path]
+            path = '%s/ready%d.sock' % (tmp, Daemon.count)
+            self.ready = socket.socket(socket.AF_UNIX)
+            self.ready.bind(path)
+            self.ready.listen()
+            self.argv += ['--chardev', 'socket,id=ready,path=%s' % path,
+                          '--monitor', 'chardev=ready']
         self.argv = [str(a) for a in self.argv]
         with open(self.errpath, 'wb') as err:
             self.proc = subprocess.Popen(
@@ -272,14 +277,26 @@ class Daemon:
                 introspect.Schema(reply['return']) if 'return' in reply else None
         self.qmp.schema = Daemon.schemas[self.program]
 
+    def _wait_until_ready(self):
+        if not self.ready:
+            return
+        poll = select.poll()
+        poll.register(self.ready, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
+        with self.ready as listener:
+            if listener.fileno() in dict(poll.poll(LIMIT * 1000)):
+                with listener.accept()[0] as conn:
+                    conn.settimeout(LIMIT)
+                    conn.recv(1)
+        self.ready = None
+
     def connect(self, negotiate=True, limit=LIMIT, path=None):
         """A client, as soon as the socket takes one."""
         path = path or self.path
         end = time.monotonic() + limit
         while True:
             try:
-                if self.ready_path:
-                    os.stat(self.ready_path)
+                self._wait_until_ready()
                 client = Qmp(path, negotiate)
                 client.schema = Daemon.schemas.get(self.program)
                 self.clients.append(client)
