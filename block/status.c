@@ -72,8 +72,8 @@ layer_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
 	if (x->flags & EXTENT_RECURSE) {
 		x->flags &= ~(unsigned)EXTENT_RECURSE;
 		if (!(x->flags & EXTENT_DATA))
-			err = status_of_child(x, want_zero);
-		else if (want_zero && x->flags & EXTENT_MAPPED &&
+			return status_of_child(x, want_zero);
+		if (want_zero && x->flags & EXTENT_MAPPED &&
 			 !(x->flags & EXTENT_ZERO))
 			err = zero_in_child(x);
 	}

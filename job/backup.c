@@ -95,7 +95,7 @@ skip_lower_layers(struct backup *s)
 	struct node *top = node_skip_filters(s->source);
 	struct node *under = node_backing(top);
 
-	while (off < size && under) {
+	while (off < size) {
 		struct extent x;
 		uint64_t end;
 		int err;

@@ -460,3 +460,33 @@ def test_create(disks, options):
     disks.ask('block-job-dismiss', {'id': 'j'})
     disks.ask('job-dismiss', {'id': 'j'})
     go_on(disks)
+
+
+@pytest.mark.parametrize('over,name', [
+    ({}, 'alone.qcow2'), ({}, 'over.qcow2'), ({}, 'plain.raw'),
+    ({'driver': 'raw'}, 'alone.qcow2'), ({'driver': 'raw'}, 'over.qcow2'),
+    ({'driver': 'raw'}, 'plain.raw'),
+    ({'driver': 'compress'}, 'alone.qcow2'), ({'driver': 'compress'}, 'over.qcow2')], ids=str)
+def test_backup_of_the_top_layer(pair, over, name):
+    """What no layer has allocated is none of its, also where there is no other layer."""
+    def make(folder):
+        images.raw(folder / 'plain.raw', b'\1' * (1 << 20))
+        images.qcow2(folder / 'alone.qcow2', '1M')
+        images.qcow2(folder / 'over.qcow2', '1M', (folder / 'plain.raw', 'raw'))
+        for n in 'alone', 'over':
+            images.io(folder / ('%s.qcow2' % n), 'write -P 2 100k 300k', 'write -z 600k 64k',
+                      fmt='qcow2')
+        images.raw(folder / 'target.raw', b'\xff' * (1 << 20))
+    pair.prepare(make)
+    driver = name.rsplit('.', 1)[1]
+    source = {'driver': driver, 'file': {'driver': 'file', 'filename': 'DIR/' + name}}
+    if over:
+        source = dict(over, file=source)
+    pair.ask('blockdev-add', dict(source, **{'node-name': 's'}))
+    pair.ask('blockdev-add', {'driver': 'file', 'filename': 'DIR/target.raw', 'node-name': 't'})
+    pair.ask('blockdev-backup', {'job-id': 'j', 'device': 's', 'target': 't', 'sync': 'top',
+                                 'auto-dismiss': False})
+    pair.each(lambda side: side.daemon.wait_event(
+        'JOB_STATUS_CHANGE', id='j', status='concluded')['event'])
+    pair.ask('query-jobs')
+    pair.each(lambda side: images.content(side.folder / 'target.raw'))
