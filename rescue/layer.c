@@ -25,6 +25,7 @@ enum {
 	UNIT_SECTORS = UNIT / 512,
 	UNITS_MAX = JUDGE_SAMPLES / UNIT_SECTORS,
 	STATUS_MAX = 1 << 30,
+	WALK_MAX = 1 << 24,		/* pieces of a disk that are looked up for a sample */
 };
 
 /* ---- the decryptor ---- */
@@ -232,16 +233,23 @@ layer_capture(struct layer *l, uint64_t off, unsigned sectors, struct layer_capt
 	return r;
 }
 
-int
-layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
+static uint64_t
+end_of(const struct layer *l)
 {
-	uint64_t size = round_down(node_size(l->node), 512);
+	return round_down(node_size(l->node), 512);
+}
+
+/* Before end, with so many pieces looked up at most, which *left counts down. */
+static int
+next_data(struct layer *l, uint64_t end, uint64_t *left, uint64_t *off, uint64_t *ret_len)
+{
 	uint64_t step = max_u64(l->image->cluster_size, UNIT);
 
-	while (*off < size) {
+	while (*off < end && *left) {
 		struct extent x;
-		int r = node_status(l->node, *off, min_u64(size - *off, STATUS_MAX), false, &x);
+		int r = node_status(l->node, *off, min_u64(end - *off, STATUS_MAX), false, &x);
 
+		--*left;
 		if (r < 0 && !damage_is(r))
 			return r;
 		if (r < 0) {
@@ -261,9 +269,18 @@ layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
 	return 0;
 }
 
+int
+layer_next_data(struct layer *l, uint64_t *off, uint64_t *ret_len)
+{
+	uint64_t left = UINT64_MAX;
+
+	return next_data(l, end_of(l), &left, off, ret_len);
+}
+
 /* What there is, and how it is walked over. */
 struct sampling {
 	struct layer *layer;
+	uint64_t end;			/* of what is walked over */
 	uint64_t total, extents;
 	uint64_t step;			/* bytes from one unit to the next */
 	uint64_t edge_step;		/* extents from one whose ends are taken to the next */
@@ -277,12 +294,12 @@ struct sampling {
 static int
 count_data(struct sampling *s)
 {
-	uint64_t off = 0, len;
+	uint64_t off = 0, len, left = WALK_MAX;
 	int r;
 
 	for (;; off += len) {
-		r = layer_next_data(s->layer, &off, &len);
-		s->at = off;
+		r = next_data(s->layer, end_of(s->layer), &left, &off, &len);
+		s->at = s->end = off;
 		if (r < 0 || !len)
 			return r;
 		s->total += len;
@@ -339,10 +356,10 @@ sample_extent(struct sampling *s, uint64_t off, uint64_t len, uint64_t passed, b
 static int
 sample_all(struct sampling *s)
 {
-	uint64_t off = 0, len, passed = 0;
+	uint64_t off = 0, len, passed = 0, left = UINT64_MAX;
 
 	for (uint64_t i = 0;; i++) {
-		int r = layer_next_data(s->layer, &off, &len);
+		int r = next_data(s->layer, s->end, &left, &off, &len);
 
 		if (r < 0 || !len)
 			return r;

@@ -198,6 +198,20 @@ def test_an_interrupt_ends_an_absurd_key_derivation(tmp):
 ESCAPES = 'a\x1b[31mb\x07c\rd\x9be'     # the last as UTF-8 has it
 
 
+def test_the_key_of_a_disk_with_no_end(tmp):
+    """Pebibytes of clusters, none of which can be looked up: sectors are looked for in so
+    many of them and no more."""
+    size, l2_bits, cluster_bits = 1 << 51, 13, 16
+    tables = size >> (l2_bits + cluster_bits)
+    path = tmp / 'disk.qcow'
+    path.write_bytes(b'QFI\xfb' + be32(1) + bytes(12) + be32(0) + size.to_bytes(8, 'big')
+                     + bytes([cluster_bits, l2_bits, 0, 0]) + be32(1) + (48).to_bytes(8, 'big')
+                     + b'\xff' * 8 * tables)
+    (tmp / 'key').write_text(PASSWORD)
+    r = rescue(tmp, '--list', '--key-file', tmp / 'key', path)
+    assert r.status == 4 and 'cannot be judged' in r.err, r
+
+
 @pytest.mark.parametrize('argv, status', [([], 0), (['--list'], 0), (['wrong'], 3), (['gone'], 1)])
 def test_names_in_images_do_nothing_to_a_terminal(tmp, argv, status):
     """In errors, in what is said of keys, and in the list."""
