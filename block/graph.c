@@ -282,11 +282,17 @@ node_backing_skip(struct node *n)
 	return node_skip_filters(n);
 }
 
+struct node *
+node_below(const struct node *n)
+{
+	return node_is_filter(n) ? node_filtered(n) : node_backing(n);
+}
+
 bool
 node_chain_contains(const struct node *top, const struct node *base)
 {
 	while (top && top != base)
-		top = node_is_filter(top) ? node_filtered(top) : node_backing(top);
+		top = node_below(top);
 	return top;
 }
 

@@ -108,6 +108,8 @@ bool node_is_protocol(const struct node *n);
 struct node *node_file(const struct node *n);
 struct node *node_backing(const struct node *n);	/* COW child only */
 struct node *node_filtered(const struct node *n);	/* a filter's child */
+/* One step down: what n shows where it has nothing of its own. */
+struct node *node_below(const struct node *n);
 struct node *node_skip_filters(struct node *n);
 /* The next layer of a backing chain: skip filters, then COW child (with its filters). */
 struct node *node_backing_skip(struct node *n);

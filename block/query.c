@@ -132,20 +132,13 @@ fill_image(struct node *n, struct ImageInfo *i, struct error **errp)
 	return i->format && i->filename ? 0 : no_memory(errp);
 }
 
-/* What n shows where it has nothing of its own. */
-static struct node *
-below(const struct node *n)
-{
-	return node_is_filter(n) ? node_filtered(n) : node_backing(n);
-}
-
 /* n's image and, unless flat, those below it; *depth counts the latter. */
 static int
 query_image(struct node *n, bool flat, int64_t *depth, struct ImageInfo **ret_image,
 	    struct error **errp)
 {
 	struct ImageInfo *i = calloc(1, sizeof(*i));
-	struct node *under = flat ? NULL : below(n);
+	struct node *under = flat ? NULL : node_below(n);
 	int r;
 
 	if (!i)

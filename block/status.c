@@ -127,12 +127,6 @@ node_status(struct node *n, uint64_t off, uint64_t len, bool want_zero,
 	return 0;
 }
 
-static struct node *
-next_layer(struct node *n)
-{
-	return node_is_filter(n) ? node_filtered(n) : node_backing(n);
-}
-
 int
 node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t len,
 		  bool want_zero, struct extent *ret_extent)
@@ -146,11 +140,11 @@ node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t len,
 		return 0;
 	}
 	x.len = min_u64(len, size - off);
-	for (struct node *p = n; p && p != base; p = next_layer(p)) {
+	for (struct node *p = n; p && p != base; p = node_below(p)) {
 		uint64_t want = x.len;
 
 		/* A filter's answer would be that of all layers below it. */
-		if (node_is_filter(p) && next_layer(p))
+		if (node_is_filter(p) && node_below(p))
 			continue;
 		err = node_status(p, off, want, want_zero, &x);
 		if (err)

@@ -514,7 +514,7 @@ hold_chain(struct commit *s, struct node *device, struct error **errp)
 			return -1;
 		if (n == s->base)
 			return 0;
-		n = node_is_filter(n) ? node_filtered(n) : node_backing(n);
+		n = node_below(n);
 	}
 }
 
@@ -527,9 +527,8 @@ set_up(struct commit *s, const struct commit_plan *p, const struct block_commit_
 	s->top = node_ref(p->top);
 	s->base = node_ref(p->base);
 	if (name_backing(s, a, errp) < 0 ||
-	    open_for_writing(s->base, &s->opened_base, errp) < 0)
-		return -1;
-	if (open_overlays(s, errp) < 0 ||
+	    open_for_writing(s->base, &s->opened_base, errp) < 0 ||
+	    open_overlays(s, errp) < 0 ||
 	    put_filter(s, a->filter_node_name, errp) < 0)
 		return -1;
 	return hold_chain(s, p->device, errp);

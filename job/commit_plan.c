@@ -13,13 +13,6 @@
 
 /* ---- walking the chain ---- */
 
-/* One step down, filters counted. */
-static struct node *
-below(const struct node *n)
-{
-	return node_is_filter(n) ? node_filtered(n) : node_backing(n);
-}
-
 static bool
 same_file(const char *a, const char *b)
 {
@@ -124,7 +117,7 @@ find_base(const struct block_commit_args *a, struct commit_plan *p, struct error
 static int
 check_chain(const struct commit_plan *p, struct error **errp)
 {
-	for (struct node *n = p->top; n; n = n == p->base ? NULL : below(n))
+	for (struct node *n = p->top; n; n = n == p->base ? NULL : node_below(n))
 		if (node_check_busy(n, errp) < 0)
 			return -1;
 	if (p->top == p->base)

@@ -82,7 +82,6 @@ insert(struct lost *l, size_t i, const struct lost_range *r)
 {
 	struct lost_range *before = i ? &l->range[i - 1] : NULL;
 	struct lost_range *after = i < l->n ? &l->range[i] : NULL;
-
 	int err;
 
 	if (before && can_join(before, r)) {

@@ -60,7 +60,7 @@ find_local(const struct export *base, const char *name, struct error **errp)
 
 	for (; n && !b; n = next) {
 		b = dirty_find(n, name);
-		next = node_is_filter(n) ? node_filtered(n) : node_backing(n);
+		next = node_below(n);
 	}
 	if (!b)
 		error_set(errp, "Bitmap '%s' is not found", name);
